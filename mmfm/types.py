@@ -1,0 +1,64 @@
+"""The vocabulary that crosses the borders between parts: batches, reads, features, losses.
+
+A *batch* is a plain dict of tensors with fixed keys. For each modality ``m`` that is present:
+
+- ``m``: its inputs (``image`` [B_m,3,H,W] float, ``text`` [B_m,L] int64, ``audio`` [B_m,S] float waveform);
+- ``m_mask`` where inputs are padded: [B_m,L] or [B_m,S] bool, True = valid;
+- ``m_tokens`` [B_m,L,D], ``m_tokens_mask`` [B_m,L], ``m_pooled`` [B_m,D]: the outputs of a frozen encoder instead,
+  where they come from the feature cache (``m`` is then there only if something asks for raw inputs too).
+
+Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``, ``sample_hash`` [B] int64 and
+``sample_id`` (list of B strings); for a head also ``labels``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+Batch = dict[str, Any]
+LossTerms = dict[str, tuple[Tensor, Tensor]]
+"""name ▶ (sum over this rank's samples, count): the loss is the global sum over the global count."""
+
+View = Literal["clean", "masked"]
+Pairing = Literal["own", "negatives"]
+
+IGNORE_INDEX = -100
+
+
+@dataclass(frozen=True)
+class Read:
+    """What an objective or a head reads: encoder outputs of `modalities` in one `view`, fused or not.
+
+    Equal reads are computed once. `pairing` "negatives" means that the fused modalities come from mismatched samples.
+    """
+
+    view: View
+    modalities: tuple[str, ...]
+    fused: bool = False
+    pairing: Pairing = "own"
+
+
+@dataclass
+class Features:
+    """Outputs of one read. Shapes: B_m rows of modality m, L tokens, D width, E embedding dim.
+
+    `kept[m]`: [B_m,K] int64, the grid position of each token, -1 = padding (masked view). `masked[m]`: [B_m,G] bool,
+    the grid positions to predict. `targets[m]`: [B_m,G,P] the patches to predict where the modality has patches.
+    For a fused read `rows["fused"]` are the samples that have any of its modalities, `fused[m]` the fused tokens of
+    modality m (rows as in `rows[m]`), and the key ``fused`` stands in `embedding` beside the modalities.
+    """
+
+    batch_size: int
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    tokens: dict[str, Tensor] = field(default_factory=dict)
+    valid: dict[str, Tensor] = field(default_factory=dict)
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+    embedding: dict[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    masked: dict[str, Tensor] = field(default_factory=dict)
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    fused: dict[str, Tensor] = field(default_factory=dict)
+    fused_pooled: Tensor | None = None
