@@ -1,0 +1,120 @@
+"""The process group, without DeepSpeed: rank, world size and the few collectives that mmfm uses.
+
+Everything works with one process and no group. The trainer lets DeepSpeed start the group; the suites start it here from
+the launcher's environment variables (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+def init() -> None:
+    """Start the process group where a launcher started several processes; nccl with GPUs, else gloo."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(local_rank())
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def shutdown() -> None:
+    """End the process group; leaving one open at exit aborts now and then."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def launched_world_size() -> int:
+    """The number of ranks that the launcher started, known before the group is."""
+    return world_size() if dist.is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_main() -> bool:
+    return rank() == 0
+
+
+def device() -> torch.device:
+    """This rank's device."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    return torch.device("cpu")
+
+
+def barrier() -> None:
+    if world_size() > 1:
+        dist.barrier()
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """The sum of `x` over all ranks, in place, without gradient."""
+    if world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def all_gather_object(item: T) -> list[T]:
+    """`item` of every rank, in rank order. Only for small metadata that this run made itself."""
+    if world_size() == 1:
+        return [item]
+    out: list[Any] = [None] * world_size()
+    dist.all_gather_object(out, item)
+    return out
+
+
+def broadcast_object(item: T) -> T:
+    """Rank 0's `item` on every rank."""
+    if world_size() == 1:
+        return item
+    box: list[Any] = [item]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]  # type: ignore[no-any-return]
+
+
+def all_gather_rows(x: Tensor) -> Tensor:
+    """Rows of every rank in rank order, without gradient; every rank must have the same shape."""
+    if world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+class _GatherRows(torch.autograd.Function):
+    """all_gather whose backward returns to each rank the sum of all ranks' gradients for its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = x.shape[0]
+        return all_gather_rows(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        grad = grads[0].contiguous()
+        dist.all_reduce(grad)
+        start = rank() * ctx.rows
+        return grad[start : start + ctx.rows]
+
+
+def all_gather_rows_with_grad(x: Tensor) -> Tensor:
+    """Rows of every rank in rank order, differentiable: the gradient of the ranks' summed losses flows back."""
+    if world_size() == 1:
+        return x
+    return _GatherRows.apply(x)  # type: ignore[no-any-return, no-untyped-call]
