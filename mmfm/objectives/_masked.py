@@ -1,0 +1,35 @@
+"""What the masked objectives share: what they read, and how much they count."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mmfm.model import Model
+from mmfm.objectives.base import zero_term
+from mmfm.types import Batch, Read
+
+
+def check_ratio(mask_ratio: float) -> None:
+    if not 0 < mask_ratio < 1:
+        raise ValueError(f"mask_ratio = {mask_ratio} must be above 0 and below 1")
+
+
+def masked_read(modality: str, context: list[str] | None, model: Model) -> tuple[Read, int]:
+    """The masked read of `modality` with what it may see, and the width of its tokens."""
+    if modality not in model.encoders:
+        raise ValueError(f"modality {modality!r}: the model has only {', '.join(model.encoders)}")
+    if model.fusion is None:
+        if context not in (None, [modality]):
+            raise ValueError(f"context = {context!r} needs model.fusion, which is null")
+        return Read("masked", (modality,)), model.encoders[modality].width
+    modalities = set(model.encoders) if context is None else {modality, *context}
+    unknown = modalities - set(model.encoders)
+    if unknown:
+        raise ValueError(f"context names {sorted(unknown)}, the model has {', '.join(model.encoders)}")
+    return Read("masked", tuple(sorted(modalities)), fused=True), model.fusion_width
+
+
+def masked_counts(modality: str, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+    if modality not in masks:
+        return {f"masked_{modality}": zero_term(batch["group"])[1].double()}
+    return {f"masked_{modality}": masks[modality].sum().double()}

@@ -1,0 +1,106 @@
+"""Reconstruct masked patches of any modality that has them (MAE, arXiv:2111.06377): shared by image and audio."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmfm.layers.transformer import Transformer
+from mmfm.model import Model
+from mmfm.objectives._masked import check_ratio, masked_counts, masked_read
+from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
+from mmfm.types import Batch, LossTerms
+
+
+@dataclass(kw_only=True)
+class MaskedPatchesConfig(ObjectiveConfig):
+    """`normalise`: each target patch to mean 0 and variance 1, as in the paper."""
+
+    mask_ratio: float = 0.75
+    context: list[str] | None = None
+    decoder_width: int = 128
+    decoder_layers: int = 1
+    decoder_heads: int = 4
+    normalise: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ratio(self.mask_ratio)
+
+
+class MaskedPatches(Objective):
+    """Mean squared error of each masked patch; one term, ``masked_<modality>``, counted in patches."""
+
+    def __init__(self, config: MaskedPatchesConfig, modality: str, model: Model) -> None:
+        super().__init__()
+        self.modality = modality
+        self.masks = {modality: config.mask_ratio}
+        self.normalise = config.normalise
+        read, width = masked_read(modality, config.context, model)
+        self.reads = (read,)
+        encoder = model.encoders[modality]
+        if encoder.cache:
+            raise ValueError(
+                f"masked_{modality} can't stand behind model.encoders.{modality}.cache: the cached tokens have seen "
+                "the patches that it hides; set cache: false or leave the objective out"
+            )
+        self.embed = nn.Linear(width, config.decoder_width)
+        self.mask_token = nn.Parameter(torch.zeros(config.decoder_width))
+        self.position = nn.Parameter(torch.empty(encoder.grid_length, config.decoder_width))
+        nn.init.normal_(self.mask_token, std=0.02)
+        nn.init.normal_(self.position, std=0.02)
+        self.decoder = Transformer(
+            width=config.decoder_width, layers=config.decoder_layers, heads=config.decoder_heads
+        )
+        self.predict = nn.Linear(config.decoder_width, encoder.patch_dim)
+
+    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        return masked_counts(self.modality, batch, masks)
+
+    def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
+        found = features[self.reads[0]]
+        name = f"masked_{self.modality}"
+        if self.modality not in found.masked:
+            return {name: zero_term(batch["group"])}
+        tokens_BKD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
+        masked_BG = found.masked[self.modality]
+        predicted_BGP = self.reconstruct(
+            tokens_BKD, found.kept[self.modality], found.valid[self.modality], masked_BG
+        )
+        target_BGP = found.targets[self.modality].float()
+        if self.normalise:
+            target_BGP = normalise_patches(target_BGP)
+        error_N = F.mse_loss(
+            predicted_BGP[masked_BG].float(), target_BGP[masked_BG], reduction="none"
+        ).mean(1)
+        return {name: (error_N.sum(), masked_BG.sum())}
+
+    def reconstruct(
+        self, tokens_BKD: Tensor, kept_BK: Tensor, valid_BK: Tensor, masked_BG: Tensor
+    ) -> Tensor:
+        """Predictions for the whole grid [B,G,P] from the kept tokens at their positions."""
+        B, G = masked_BG.shape
+        seen_BKC = self.embed(tokens_BKD)
+        known_BK = valid_BK & (kept_BK >= 0)
+        # One spare slot at the end takes what is padding, and is cut off again.
+        slot_BK = kept_BK.masked_fill(~known_BK, G)
+        grid_BGC = self.mask_token.to(seen_BKC.dtype).expand(B, G + 1, -1).clone()
+        grid_BGC = grid_BGC.scatter(1, slot_BK[..., None].expand_as(seen_BKC), seen_BKC)
+        seen_BG = torch.zeros(B, G + 1, dtype=torch.bool, device=slot_BK.device)
+        seen_BG = seen_BG.scatter(1, slot_BK, True)[:, :G]
+        # Encoders that see every position return tokens there too; those are hidden by the mask token.
+        grid_BGC = torch.where(
+            masked_BG[..., None], self.mask_token.to(seen_BKC.dtype), grid_BGC[:, :G]
+        )
+        decoded_BGC = self.decoder(grid_BGC + self.position[:G], seen_BG | masked_BG)
+        return self.predict(decoded_BGC)  # type: ignore[no-any-return]
+
+
+def normalise_patches(patches_BGP: Tensor) -> Tensor:
+    """Each patch to mean 0 and variance 1 over its values."""
+    mean = patches_BGP.mean(-1, keepdim=True)
+    variance = patches_BGP.var(-1, keepdim=True)
+    return (patches_BGP - mean) / (variance + 1e-6).sqrt()

@@ -1,0 +1,73 @@
+"""What every objective offers: the reads it needs, the masks it draws, and losses as (sum, count).
+
+An objective is a module below `mmfm.objectives` with a dataclass `Config` whose `build(model)` returns an `Objective`.
+It holds only parameters of its own (a temperature, a decoder) and knows no trainer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmfm.types import Batch, Features, LossTerms, Read
+
+ReadFeatures = dict[Read, Features]
+
+
+@dataclass(kw_only=True)
+class ObjectiveConfig:
+    """The setting that all objectives share: the weight of its loss in the step's loss."""
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"weight must be above 0, not {self.weight}; leave the objective out instead")
+
+
+class Objective(nn.Module):
+    """A pretraining loss. `reads` names its inputs; `masks` the share of each modality that it hides."""
+
+    reads: tuple[Read, ...] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: dict[str, float] = {}
+
+    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The counts that `forward` will return, known before any encoder runs: 0-d float64 tensors."""
+        raise NotImplementedError
+
+    def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
+        """Losses of this rank's micro-batch: name ▶ (sum, count)."""
+        raise NotImplementedError
+
+
+class CachedObjective(Objective):
+    """An objective whose loss compares all samples of the global batch, through few numbers a sample.
+
+    `rows` are those numbers; rows of several micro-batches are concatenated, so the loss over a whole step can be
+    taken from them and its gradient handed back to each micro-batch (grad_cache; Gao et al. 2021, arXiv:2101.06983).
+    """
+
+    def rows(self, features: ReadFeatures, batch: Batch) -> dict[str, Tensor]:
+        """Tensors with one row a sample; floating ones carry the gradient."""
+        raise NotImplementedError
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Values of the objective's own parameters that the loss needs, with gradient."""
+        raise NotImplementedError
+
+    def loss(self, rows: dict[str, Tensor], scalars: dict[str, Tensor]) -> LossTerms:
+        """Losses of this rank's rows against the rows of all ranks; collective."""
+        raise NotImplementedError
+
+    def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
+        return self.loss(self.rows(features, batch), self.scalars())
+
+
+def zero_term(like: Tensor) -> tuple[Tensor, Tensor]:
+    """The term of a loss that has nothing to compare in this micro-batch."""
+    return torch.zeros((), device=like.device), torch.zeros((), device=like.device)

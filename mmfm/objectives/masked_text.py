@@ -1,0 +1,63 @@
+"""Predict masked words from what is left of all modalities (BERT, arXiv:1810.04805; FLAVA's MLM and MMM).
+
+    objectives:
+      masked_text: {type: masked_text, mask_ratio: 0.15}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmfm.model import Model
+from mmfm.objectives._masked import check_ratio, masked_counts, masked_read
+from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
+from mmfm.types import Batch, LossTerms
+
+
+@dataclass(kw_only=True)
+class Config(ObjectiveConfig):
+    """`context`: the modalities that the fusion sees (none named: all); without fusion only the text itself."""
+
+    modality: str = "text"
+    mask_ratio: float = 0.15
+    context: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_ratio(self.mask_ratio)
+
+    def build(self, model: Model) -> MaskedText:
+        return MaskedText(self, model)
+
+
+class MaskedText(Objective):
+    """Cross-entropy of the words at masked positions; one term, ``masked_<modality>``."""
+
+    def __init__(self, config: Config, model: Model) -> None:
+        super().__init__()
+        self.modality = config.modality
+        self.masks = {config.modality: config.mask_ratio}
+        read, width = masked_read(config.modality, config.context, model)
+        self.reads = (read,)
+        spec = model.specs[config.modality]
+        if "vocab_size" not in spec:
+            raise ValueError(f"modality {config.modality!r} has no vocabulary to predict")
+        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
+        self.decoder = nn.Linear(width, spec["vocab_size"])
+
+    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        return masked_counts(self.modality, batch, masks)
+
+    def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
+        found = features[self.reads[0]]
+        name = f"masked_{self.modality}"
+        if self.modality not in found.masked:
+            return {name: zero_term(batch["group"])}
+        tokens_BLD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
+        masked_BL = found.masked[self.modality]
+        logits_NV = self.decoder(self.transform(tokens_BLD[masked_BL])).float()
+        words_N = batch[self.modality][masked_BL]
+        return {name: (F.cross_entropy(logits_NV, words_N, reduction="sum"), masked_BL.sum())}

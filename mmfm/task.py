@@ -1,0 +1,195 @@
+"""Tasks: a model with what is learnt on it. A batch goes in, losses as (sum, count) come out.
+
+`PretrainTask` is a model with objectives, `FinetuneTask` a model with a head. Both are plain `nn.Module`s without any
+trainer: in a loop of your own,
+
+    losses = task(task.prepare(batch)).losses
+    loss = task.total(losses, {name: count for name, (_, count) in losses.items()})
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from mmfm.heads.base import Head
+from mmfm.masking import derive_seed, draw_mask, mix_ints
+from mmfm.model import Model
+from mmfm.objectives.base import CachedObjective, Objective
+from mmfm.types import Batch, Features, LossTerms, Read, View
+
+StepRows = dict[str, dict[str, Tensor]]
+"""objective ▶ its rows (see `CachedObjective`), of one micro-batch or of a whole step."""
+
+
+@dataclass
+class Output:
+    """`losses`: name ▶ (sum, count); `surrogate`: a scalar whose gradient is that of the cached losses;
+    `rows` and `scalars` are there instead of losses if only they were asked for."""
+
+    losses: LossTerms = field(default_factory=dict)
+    surrogate: Tensor | None = None
+    rows: StepRows = field(default_factory=dict)
+    scalars: StepRows = field(default_factory=dict)
+
+
+class Task(nn.Module):
+    """A model and the reads that its losses need. `weights` holds the weight of each loss."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+        self.weights: dict[str, float] = {}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """`batch` with what is drawn before any encoder runs (masks)."""
+        return batch
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """The count of each loss in a prepared micro-batch."""
+        raise NotImplementedError
+
+    def total(self, losses: LossTerms, counts: Mapping[str, Tensor]) -> Tensor:
+        """This rank's part of the step's loss: weighted sums over the step's global `counts`."""
+        parts = [
+            self.weights[name] * total / counts[name].clamp(min=1).to(total.dtype)
+            for name, (total, _) in losses.items()
+        ]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
+
+    def features(self, batch: Batch, reads: Iterable[Read]) -> dict[Read, Features]:
+        """Run each encoder once for each view that is read, and fusion once for each fused read."""
+        reads = tuple(dict.fromkeys(reads))
+        found: dict[Read, Features] = {}
+        for view in dict.fromkeys(read.view for read in reads):
+            of_view = [read for read in reads if read.view == view]
+            wanted = {m for read in of_view for m in read.modalities}
+            encoded = self._encode(batch, [m for m in self.model.encoders if m in wanted], view)
+            for read in of_view:
+                if read.fused:
+                    self._reseed(batch, f"{view}/{'+'.join(read.modalities)}")
+                    found[read] = self.model.fuse(encoded, read.modalities)
+                else:
+                    found[read] = encoded
+        return found
+
+    def _encode(self, batch: Batch, modalities: list[str], view: View) -> Features:
+        merged = Features(batch_size=len(batch["sample_id"]))
+        masks = batch.get("masks") if view == "masked" else None
+        for modality in modalities:
+            # Each encoder has its own seed, so its dropout is the same whichever other encoders run.
+            self._reseed(batch, f"{view}/{modality}")
+            one = self.model.encode(batch, (modality,), view, masks)
+            for name in ("rows", "tokens", "valid", "pooled", "embedding", "kept", "masked", "targets"):
+                getattr(merged, name).update(getattr(one, name))
+        return merged
+
+    def _reseed(self, batch: Batch, use: str) -> None:
+        if self.training and "dropout_seed" in batch:
+            torch.manual_seed(mix_ints(batch["dropout_seed"], _salt(use)))
+
+
+class PretrainTask(Task):
+    """A model and named objectives. The trainer may split a step by `rows_only` and `gradients` (grad_cache)."""
+
+    def __init__(self, model: Model, objectives: Mapping[str, tuple[Objective, float]]) -> None:
+        super().__init__(model)
+        self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
+        self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.mask_ratios: dict[str, float] = {}
+        for name, (objective, _) in objectives.items():
+            for modality, ratio in objective.masks.items():
+                if self.mask_ratios.setdefault(modality, ratio) != ratio:
+                    raise ValueError(
+                        f"objectives.{name} masks {ratio} of {modality!r}, another objective masks "
+                        f"{self.mask_ratios[modality]}: the masked view has one mask for each modality"
+                    )
+
+    @property
+    def cached(self) -> dict[str, CachedObjective]:
+        """The objectives that compare all samples of the step."""
+        return {n: o for n, o in self.objectives.items() if isinstance(o, CachedObjective)}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Draw the masks of the masked view: a pure function of each sample's `mask_seed`."""
+        masks = {}
+        for modality, ratio in self.mask_ratios.items():
+            if modality in batch:
+                encoder = self.model.encoders[modality]
+                maskable = encoder.maskable(batch[modality], batch.get(f"{modality}_mask"))
+                seeds = batch["mask_seed"][batch["rows"][modality]]
+                masks[modality] = draw_mask(maskable, ratio, derive_seed(seeds, _salt(modality)))
+        return {**batch, "masks": masks}
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        counts: dict[str, Tensor] = {}
+        for name, objective in self.objectives.items():
+            for term, count in objective.counts(batch, batch["masks"]).items():
+                counts[f"{name}/{term}"] = count
+                self.weights[f"{name}/{term}"] = self.objective_weights[name]
+        return counts
+
+    def forward(
+        self,
+        batch: Batch,
+        rows_only: bool = False,
+        gradients: StepRows | None = None,
+    ) -> Output:
+        """Losses of a prepared micro-batch.
+
+        `rows_only`: just the rows and scalars of the cached objectives. `gradients`: the cached losses are replaced by
+        the surrogate that hands these gradients at their rows (and scalars, where given) back.
+        """
+        cached = self.cached
+        active = cached if rows_only else dict(self.objectives.items())
+        features = self.features(batch, [read for o in active.values() for read in o.reads])
+        output = Output()
+        for name, objective in active.items():
+            if rows_only:
+                output.rows[name] = cached[name].rows(features, batch)
+                output.scalars[name] = cached[name].scalars()
+            elif gradients is not None and name in cached:
+                values = {**cached[name].rows(features, batch), **cached[name].scalars()}
+                for key, gradient in gradients[name].items():
+                    part = (values[key] * gradient).sum()
+                    output.surrogate = part if output.surrogate is None else output.surrogate + part
+            else:
+                for term, pair in objective(features, batch).items():
+                    output.losses[f"{name}/{term}"] = pair
+        return output
+
+    def cached_losses(self, rows: StepRows, scalars: StepRows) -> LossTerms:
+        """The cached objectives' losses of this rank's rows of a whole step; collective."""
+        return {
+            f"{name}/{term}": pair
+            for name, objective in self.cached.items()
+            for term, pair in objective.loss(rows[name], scalars[name]).items()
+        }
+
+
+class FinetuneTask(Task):
+    """A model and a head."""
+
+    def __init__(self, model: Model, head: Head) -> None:
+        super().__init__(model)
+        self.head = head
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        counts = self.head.counts(batch)
+        self.weights = dict.fromkeys(counts, 1.0)
+        return counts
+
+    def forward(self, batch: Batch) -> Output:
+        return Output(losses=self.head.loss(self.outputs(batch), batch))
+
+    def outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The head's outputs of a batch, without a loss."""
+        return self.head(self.features(batch, self.head.reads), batch)  # type: ignore[no-any-return]
+
+
+def _salt(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
