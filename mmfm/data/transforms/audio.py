@@ -1,0 +1,125 @@
+"""Sound: FLAC, WAV, Ogg or MP3 ▶ a mono waveform [S] float32 at the encoder's sample rate.
+
+Only the seconds that are needed are read. A clip longer than the encoder's `max_samples` is cut: at
+its start in evaluation, anywhere in training if `random_crop`. A batch is padded with zeros to its
+longest clip, rounded up to 100 ms, with a mask.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+import torch
+from torch import Tensor
+
+from mmfm.data.transforms.base import BadSample, Transform, from_spec, media_file
+
+ENDINGS = ("flac", "wav", "ogg", "mp3")
+
+_CROP_ATTEMPTS = 8
+_MAX_CHANNELS = 32
+_SAMPLE_RATES = (1_000, 768_000)
+
+
+@dataclass(kw_only=True)
+class Config:
+    """`gain_db`: training clips are made louder or softer by up to this many decibels."""
+
+    random_crop: bool = False
+    gain_db: float = 0.0
+    silence_db: float = -80.0
+    """A clip whose peak lies below this (decibels of full scale) is a bad sample."""
+    max_seconds: float = 600.0
+    max_bytes: int = 100_000_000
+
+    def __post_init__(self) -> None:
+        if self.gain_db < 0:
+            raise ValueError(f"gain_db = {self.gain_db} must be 0 or more")
+
+    def build(self, spec: Mapping[str, Any]) -> AudioTransform:
+        """The transform for an encoder with ``spec = {sample_rate, max_samples}``."""
+        return AudioTransform(
+            config=self,
+            sample_rate=from_spec(spec, "sample_rate", int, "audio"),
+            max_samples=from_spec(spec, "max_samples", int, "audio"),
+        )
+
+
+@dataclass
+class AudioTransform(Transform):
+    """See the module; `decode` gives [S] float32 with 0 < S <= max_samples."""
+
+    config: Config
+    sample_rate: int
+    max_samples: int
+    augments: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.augments = self.config.random_crop or self.config.gain_db > 0
+
+    def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
+        return [media_file(files, ENDINGS, "audio", self.config.max_bytes)]
+
+    def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:
+        try:
+            with soundfile.SoundFile(io.BytesIO(content)) as sound:
+                wave = self._read(sound, rng, train)
+                rate = sound.samplerate
+        except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
+            if isinstance(error, BadSample):
+                raise
+            detail = f"{type(error).__name__}: {error}"
+            raise BadSample("audio unreadable", detail=detail) from None
+        if rate != self.sample_rate:
+            wave = soxr.resample(wave, rate, self.sample_rate)
+        wave = np.ascontiguousarray(wave[: self.max_samples], dtype=np.float32)
+        if not len(wave):
+            raise BadSample("audio empty")
+        if train and self.config.gain_db > 0:
+            gain = rng.uniform(-self.config.gain_db, self.config.gain_db)
+            wave = wave * np.float32(10 ** (gain / 20))
+        return wave
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """{"audio": [B, S] float32, "audio_mask": [B, S] bool, True where there is sound}."""
+        longest = max(len(item) for item in items)
+        step = max(1, self.sample_rate // 10)
+        # Never beyond what the encoder takes, even where that is no multiple of 100 ms.
+        length = max(longest, min(math.ceil(longest / step) * step, self.max_samples))
+        audio = torch.zeros(len(items), length)
+        mask = torch.zeros(len(items), length, dtype=torch.bool)
+        for row, item in enumerate(items):
+            audio[row, : len(item)] = torch.from_numpy(item)
+            mask[row, : len(item)] = True
+        return {"audio": audio, "audio_mask": mask}
+
+    def _read(self, sound: soundfile.SoundFile, rng: np.random.Generator, train: bool) -> Any:
+        """The part of `sound` that is used, mono, at the file's own rate."""
+        rate, frames = sound.samplerate, sound.frames
+        if not _SAMPLE_RATES[0] <= rate <= _SAMPLE_RATES[1] or sound.channels > _MAX_CHANNELS:
+            detail = f"{rate} Hz, {sound.channels} channels"
+            raise BadSample("audio has an unusable format", detail=detail)
+        if frames <= 0:
+            raise BadSample("audio empty")
+        if frames > self.config.max_seconds * rate:
+            raise BadSample("audio too long", detail=f"{frames / rate:.1f} s")
+        # A little more than needed, so that resampling has its context at the end.
+        needed = math.ceil((self.max_samples / self.sample_rate + 0.05) * rate)
+        spare = max(0, frames - math.ceil(self.max_samples / self.sample_rate * rate))
+        crop = train and self.config.random_crop and spare > 0
+        for _ in range(_CROP_ATTEMPTS if crop else 1):  # a long clip may have silent stretches
+            if crop:
+                sound.seek(int(rng.integers(spare + 1)))
+            wave = sound.read(needed, dtype="float32", always_2d=True).mean(axis=1)
+            if not np.isfinite(wave).all():
+                raise BadSample("audio not finite")
+            if len(wave) and np.abs(wave).max() >= 10 ** (self.config.silence_db / 20):
+                return wave
+        raise BadSample("audio silent" if len(wave) else "audio empty")

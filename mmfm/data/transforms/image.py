@@ -1,0 +1,195 @@
+"""Pictures: PNG, JPEG or WebP ▶ [3, size, size] float32, normalised.
+
+Transparent pictures are laid on white (white glyphs stay white, hidden colours stay hidden), EXIF
+orientation is followed. In evaluation the shortest side is resized to `size` and the centre is cut
+out, as torchvision's
+``Resize(size)`` and ``CenterCrop(size)`` do; large JPEGs are read at a reduced scale.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mmfm.data.transforms.base import BadSample, Transform, from_spec, media_file
+
+ENDINGS = ("jpg", "jpeg", "png", "webp")
+FORMATS = ("JPEG", "PNG", "WEBP")
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
+_QUARTER_TURNS = (5, 6, 7, 8)
+_DRAFT_MARGIN = 2  # a JPEG is read at no less than this many times the size it is resized to
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(kw_only=True)
+class Config:
+    """`crop_scale`: shares of the area that a random crop takes (Inception's random resized crop);
+    none if unset.
+    """
+
+    crop_scale: tuple[float, float] | None = None
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    """Probability of a horizontal flip."""
+    max_pixels: int = 64_000_000
+    max_bytes: int = 50_000_000
+
+    def __post_init__(self) -> None:
+        if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
+            raise ValueError(
+                f"crop_scale = {self.crop_scale} must be (low, high), 0 < low <= high <= 1"
+            )
+        if not 0 < self.crop_ratio[0] <= self.crop_ratio[1]:
+            raise ValueError(f"crop_ratio = {self.crop_ratio} must be 0 < low <= high")
+        if not 0 <= self.flip <= 1:
+            raise ValueError(f"flip = {self.flip} is a probability, from 0 to 1")
+
+    def build(self, spec: Mapping[str, Any]) -> ImageTransform:
+        """The transform for an encoder with ``spec = {size, mean, std, interpolation}``."""
+        interpolation = spec.get("interpolation", "bicubic")
+        if interpolation not in _FILTERS:
+            raise ValueError(
+                f"the spec of 'image': interpolation {interpolation!r} is none of {[*_FILTERS]}"
+            )
+        return ImageTransform(
+            config=self,
+            size=from_spec(spec, "size", int, "image"),
+            mean=tuple(float(v) for v in spec.get("mean", (0.5, 0.5, 0.5))),
+            std=tuple(float(v) for v in spec.get("std", (0.5, 0.5, 0.5))),
+            interpolation=interpolation,
+        )
+
+
+@dataclass
+class ImageTransform(Transform):
+    """See the module; `decode` gives [size, size, 3] uint8, `collate` normalises."""
+
+    config: Config
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bilinear", "bicubic"]
+    augments: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.augments = self.config.crop_scale is not None or self.config.flip > 0
+
+    def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
+        return [media_file(files, ENDINGS, "image", self.config.max_bytes)]
+
+    def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:
+        try:
+            picture = _open(content)
+            width, height = picture.size
+            if width * height > self.config.max_pixels:
+                raise BadSample("image has too many pixels", detail=f"{width} x {height}")
+            if picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
+                width, height = height, width
+            box = self._box(width, height, rng, train)
+            picture, box = self._load(picture, (width, height), box)
+            picture = picture.resize((self.size, self.size), _FILTERS[self.interpolation], box)
+        except BadSample:
+            raise
+        except Exception as error:  # broken files make PIL raise almost anything
+            detail = f"{type(error).__name__}: {error}"
+            raise BadSample("image unreadable", detail=detail) from None
+        if train and self.config.flip > 0 and rng.random() < self.config.flip:
+            picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(picture)
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """{"image": [B, 3, size, size] float32}."""
+        pixels = torch.from_numpy(np.stack(items)).permute(0, 3, 1, 2)
+        mean = torch.tensor(self.mean).view(3, 1, 1) * 255
+        std = torch.tensor(self.std).view(3, 1, 1) * 255
+        return {"image": pixels.float().sub_(mean).div_(std).contiguous()}
+
+    def _box(self, width: int, height: int, rng: np.random.Generator, train: bool) -> Box:
+        """The part of the upright picture that becomes the input: left, top, right, bottom."""
+        if train and self.config.crop_scale is not None:
+            return _random_box(width, height, self.config.crop_scale, self.config.crop_ratio, rng)
+        # torchvision rounds the long side down, and the offset of the crop to the nearest even.
+        short = min(width, height)
+        new_width, new_height = self.size * width // short, self.size * height // short
+        left, top = round((new_width - self.size) / 2.0), round((new_height - self.size) / 2.0)
+        x, y = width / new_width, height / new_height
+        return left * x, top * y, (left + self.size) * x, (top + self.size) * y
+
+    def _load(
+        self, picture: Image.Image, upright: tuple[int, int], box: Box
+    ) -> tuple[Image.Image, Box]:
+        """The upright RGB picture, reduced while it is read where that loses nothing, and the box
+        in it.
+        """
+        if picture.format == "JPEG":
+            side = min(box[2] - box[0], box[3] - box[1])
+            share = _DRAFT_MARGIN * self.size / side
+            if share < 1:
+                wanted = (math.ceil(picture.width * share), math.ceil(picture.height * share))
+                picture.draft(picture.mode, wanted)
+        turned = picture.getexif().get(_ORIENTATION, 1) != 1
+        picture = _on_white(picture)
+        if turned:
+            picture = ImageOps.exif_transpose(picture)
+        x, y = picture.width / upright[0], picture.height / upright[1]
+        right, bottom = min(box[2] * x, picture.width), min(box[3] * y, picture.height)
+        return picture, (box[0] * x, box[1] * y, right, bottom)
+
+
+def _open(content: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about sizes that `max_pixels` judges
+        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        if picture.format == "PNG":  # only this looks at its checksums, and uses it up
+            picture.verify()
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    return picture
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """`picture` in RGB, what is transparent in it laid on white."""
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, picture).convert("RGB")
+    if picture.mode.startswith("I"):  # 16-bit grey, which convert() would clip at 255
+        grey = np.asarray(picture).astype(np.float64) / 257
+        picture = Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def _random_box(
+    width: int,
+    height: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    rng: np.random.Generator,
+) -> Box:
+    """A crop with a share of the area from `scale` and width / height from `ratio` (Szegedy et al.
+
+    2015).
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    # No such crop fits a very long picture: the largest one in the middle with the nearest aspect.
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

@@ -1,0 +1,120 @@
+"""Text: one of a sample's texts ▶ token ids [L] with the tokenizer's special tokens around them.
+
+A sample's texts are in its metadata, ``texts: ["a red dot", …]`` or ``texts: {"en": […], "de":
+"…"}``, or in a
+``.txt`` file. They are put in Unicode NFC, and empty ones are left out.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfm.data.tokenizer import Tokenizer, load_tokenizer
+from mmfm.data.transforms.base import BadSample, Transform, from_spec
+
+ENDINGS = ("txt",)
+META_KEY = "texts"
+
+
+@dataclass(kw_only=True)
+class Config:
+    """`caption`: which text training uses (evaluation always uses the first); `languages`: only
+    these, in order.
+    """
+
+    caption: Literal["random", "first"] = "random"
+    languages: list[str] | None = None
+    max_characters: int = 20_000
+
+    def build(self, spec: Mapping[str, Any]) -> TextTransform:
+        """The transform for an encoder with ``spec = {tokenizer, max_length, vocab_size}``."""
+        name = from_spec(spec, "tokenizer", str, "text")
+        tokenizer = load_tokenizer(name)
+        vocab_size = from_spec(spec, "vocab_size", int, "text")
+        if tokenizer.vocab_size > vocab_size:
+            raise ValueError(
+                f"tokenizer {name!r} has {tokenizer.vocab_size} tokens, but the text encoder only "
+                f"{vocab_size} (vocab_size); use the tokenizer that the encoder was made for"
+            )
+        return TextTransform(self, tokenizer, from_spec(spec, "max_length", int, "text"))
+
+
+@dataclass
+class TextTransform(Transform):
+    """See the module; `decode` gives [L] int64 with L <= max_length, a content is the text in
+    UTF-8.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    max_length: int
+    cheap = True
+
+    def choose(
+        self,
+        files: Mapping[str, bytes],
+        meta: Mapping[str, Any],
+        rng: np.random.Generator,
+        train: bool,
+    ) -> bytes:
+        contents = self.contents(files, meta)
+        draw = train and self.config.caption == "random" and len(contents) > 1
+        return contents[int(rng.integers(len(contents)))] if draw else contents[0]
+
+    def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
+        if META_KEY in meta:
+            found = _texts(meta[META_KEY], self.config.languages)
+        elif "txt" in files:
+            try:
+                found = [files["txt"].decode("utf-8")]
+            except UnicodeDecodeError:
+                raise BadSample("text not in UTF-8") from None
+        else:
+            raise BadSample("text missing")
+        if not found:
+            raise BadSample("text missing", detail=f"none in {self.config.languages or META_KEY}")
+        texts = [clean for text in found if (clean := unicodedata.normalize("NFC", text).strip())]
+        if not texts:
+            raise BadSample("text empty")
+        if max(map(len, texts)) > self.config.max_characters:
+            raise BadSample("text too long", detail=f"{max(map(len, texts))} characters")
+        try:
+            return [text.encode("utf-8") for text in texts]
+        except UnicodeEncodeError:  # JSON can hold half a surrogate pair
+            raise BadSample("text not in UTF-8") from None
+
+    def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:
+        ids = self.tokenizer.encode(content.decode("utf-8"), self.max_length)
+        if not ids:
+            raise BadSample("text has no tokens")
+        return np.asarray(ids, dtype=np.int64)
+
+    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+        """{"text": [B, L] int64, "text_mask": [B, L] bool, True where there is a token}."""
+        length = max(len(item) for item in items)
+        text = torch.full((len(items), length), self.tokenizer.pad_id, dtype=torch.int64)
+        mask = torch.zeros(len(items), length, dtype=torch.bool)
+        for row, item in enumerate(items):
+            text[row, : len(item)] = torch.from_numpy(item)
+            mask[row, : len(item)] = True
+        return {"text": text, "text_mask": mask}
+
+
+def _texts(value: Any, languages: Sequence[str] | None) -> list[str]:
+    """All strings of a list, or of a mapping from language to a string or a list."""
+    if isinstance(value, Mapping):
+        names = value if languages is None else languages
+        groups = [value[name] for name in names if name in value]
+    else:
+        groups = [value]
+    texts = [text for group in groups for text in (group if isinstance(group, list) else [group])]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadSample("text not a string", detail=f"{META_KEY} holds {repr(value)[:100]}")
+    return texts
