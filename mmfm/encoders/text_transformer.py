@@ -1,0 +1,77 @@
+"""Text transformer over word-piece ids, bidirectional (as BERT) or causal (as CLIP's text tower).
+
+``model.encoders.text: {type: text_transformer, tokenizer: path/to/folder, width: 256, layers: 4,
+heads: 4}``
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mmfm.encoders._tokenizer import load_tokenizer, replace_masked, save_tokenizer, vocabulary
+from mmfm.encoders.base import Encoder, EncoderConfig
+from mmfm.layers.pooling import mean_pool
+from mmfm.layers.position import LearnedPosition
+from mmfm.layers.transformer import TransformerConfig, init_weights
+
+
+@dataclass(kw_only=True)
+class Config(EncoderConfig, TransformerConfig):
+    """`tokenizer`: a folder with tokenizer.json, or a name on the hub; `max_length` in tokens,
+    special ones included.
+    """
+
+    tokenizer: str
+    max_length: int = 64
+    bidirectional: bool = True
+
+    def __post_init__(self) -> None:
+        EncoderConfig.__post_init__(self)
+        TransformerConfig.__post_init__(self)
+        if self.max_length < 1:
+            raise ValueError(f"max_length = {self.max_length} must be at least 1")
+
+    def build(self, assets: Path | None = None) -> Encoder:
+        return TextTransformer(self, self.tokenizer if assets is None else str(assets)).finish()
+
+
+class TextTransformer(Encoder):
+    """[B,L] ids ▶ token outputs after the last norm, and their mean over the valid ones."""
+
+    def __init__(self, config: Config, tokenizer: str) -> None:
+        super().__init__(config)
+        self.source = tokenizer
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.words = vocabulary(self.tokenizer)
+        self.width = config.width
+        self.spec = {
+            "tokenizer": tokenizer,
+            "max_length": config.max_length,
+            "vocab_size": self.words.size,
+        }
+        self.embedding = nn.Embedding(self.words.size, config.width)
+        self.embedding.apply(init_weights)
+        self.position = LearnedPosition(config.max_length, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.transformer = config.transformer(causal=not config.bidirectional)
+
+    def encode(
+        self, inputs: Tensor, valid: Tensor | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x = self.dropout(self.position(self.embedding(inputs)))
+        tokens = self.transformer(x, valid)
+        return tokens, mean_pool(tokens, valid)
+
+    def maskable(self, inputs: Tensor, valid: Tensor | None = None) -> Tensor:
+        special = torch.isin(inputs, self.words.special.to(inputs.device))
+        return self.token_valid(inputs, valid) & ~special
+
+    def mask_inputs(self, inputs: Tensor, masked_BG: Tensor, mask_seed_B: Tensor) -> Tensor:
+        return replace_masked(inputs, masked_BG, mask_seed_B, self.words)
+
+    def save_assets(self, folder: Path) -> None:
+        save_tokenizer(self.tokenizer, self.source, folder)

@@ -1,0 +1,65 @@
+"""Fusion transformer: one self-attention over the tokens of whatever modalities a sample has.
+
+``model.fusion: {type: transformer, width: 256, layers: 2, heads: 4}``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmfm.fusion.base import Fusion, FusionInput
+from mmfm.layers.transformer import TransformerConfig, init_weights
+
+
+@dataclass(kw_only=True)
+class Config(TransformerConfig):
+    layers: int = 2
+
+    def build(self, widths: Mapping[str, int]) -> Fusion:
+        """`widths`: the token width of each modality."""
+        return TransformerFusion(self, widths)
+
+
+class TransformerFusion(Fusion):
+    """A learned [CLS] token, then each modality's tokens projected to `width` plus its learned
+    modality embedding.
+
+    Places that a sample lacks (padding, or a modality it doesn't have) are no keys of the
+    attention. Pooled is the output of the [CLS] token. Tokens carry their positions from their
+    encoders.
+    """
+
+    def __init__(self, config: Config, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.width = config.width
+        self.projections = nn.ModuleDict({m: nn.Linear(w, self.width) for m, w in widths.items()})
+        self.projections.apply(init_weights)
+        self.modality_embedding = nn.ParameterDict(
+            {m: nn.Parameter(torch.empty(self.width)) for m in widths}
+        )
+        self.cls = nn.Parameter(torch.empty(self.width))
+        for parameter in [self.cls, *self.modality_embedding.values()]:
+            nn.init.trunc_normal_(parameter, std=0.02)
+        self.transformer = config.transformer()
+
+    def forward(
+        self, inputs: dict[str, FusionInput], samples: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        cls = self.cls.expand(samples, 1, -1)
+        parts, valid = [cls], [torch.ones(samples, 1, dtype=torch.bool, device=cls.device)]
+        for m, x in inputs.items():
+            tokens = self.projections[m](x.tokens) + self.modality_embedding[m]
+            length = tokens.shape[1]
+            parts.append(
+                tokens.new_zeros(samples, length, self.width).index_copy(0, x.rows, tokens)
+            )
+            valid.append(x.valid.new_zeros(samples, length).index_copy(0, x.rows, x.valid))
+        out = self.transformer(torch.cat(parts, dim=1), torch.cat(valid, dim=1))
+        lengths = [part.shape[1] for part in parts]
+        _, *pieces = out.split(lengths, dim=1)
+        fused = {m: piece[x.rows] for (m, x), piece in zip(inputs.items(), pieces, strict=True)}
+        return fused, out[:, 0]

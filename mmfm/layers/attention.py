@@ -1,0 +1,51 @@
+"""Multi-head self-attention over a padded sequence, on PyTorch's fused kernel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention (Vaswani et al. 2017), no bias on queries, keys and values.
+
+    The bias of the keys cannot change the output, so its gradient is rounding noise that Adam would
+    amplify.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BLD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask`, bool and broadcastable to [B,heads,L,L], is True where a query (row) may attend
+        to a key.
+        """
+        B, L, D = x_BLD.shape
+        q, k, v = self.qkv(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).reshape(B, L, D))  # type: ignore[no-any-return]
+
+
+def attention_mask(valid_BL: Tensor | None, length: int, causal: bool = False) -> Tensor | None:
+    """The mask for `Attention`: keys must be valid and, if `causal`, not lie after the query.
+
+    A row without any valid key attends to all of them, so that its (unused) output stays finite.
+    """
+    mask = None
+    if valid_BL is not None:
+        mask = (valid_BL | ~valid_BL.any(dim=1, keepdim=True))[:, None, None, :]
+    if causal:
+        device = None if valid_BL is None else valid_BL.device
+        before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        # A query always sees itself: padding on the left would leave it without any key.
+        itself = torch.eye(length, dtype=torch.bool, device=device)
+        mask = before if mask is None else (before & mask) | itself
+    return mask
