@@ -1,0 +1,3 @@
+"""Evaluation tasks, one a module: a dataclass `Config` whose `build()` gives an `Evaluator` (see
+`base`).
+"""

@@ -1,0 +1,168 @@
+"""What tasks read, and the passes over the data that give it: collective, each source run as seldom
+as possible.
+
+A *reading* names a source and the embeddings that a task needs of it. `encode_readings` merges
+readings that one pass can serve (two tasks on the pictures of one source; pictures and texts of it)
+and runs the passes in a fixed order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+
+
+class Encoded(Protocol):
+    """What `predictor.encode_batches` returns: per modality (and "fused") rows in the order of
+    their sample ids.
+    """
+
+    embedding: dict[str, NDArray[Any]]
+    pooled: dict[str, NDArray[Any]]
+    row_ids: dict[str, list[str]]
+    groups: dict[str, Ints]
+    labels: dict[str, Ints]
+
+
+@dataclass(frozen=True)
+class HeadOutputs:
+    """`logits` [n,C] of a classification head, the rows' labels (negative: none) and groups, the
+    `names` of the classes.
+    """
+
+    logits: NDArray[np.float64]
+    labels: Ints
+    groups: Ints
+    names: list[str]
+
+    def take(self, which: NDArray[np.bool_]) -> HeadOutputs:
+        """The rows where `which` is True."""
+        return HeadOutputs(self.logits[which], self.labels[which], self.groups[which], self.names)
+
+
+class Predictor(Protocol):
+    """The part of `mmfm.predictor.Predictor` that the tasks use."""
+
+    specs: dict[str, dict[str, Any]]
+    head: Any
+
+    def encode_batches(
+        self,
+        data: Iterable[Any],
+        modalities: Sequence[str],
+        fused: bool = False,
+        pooled: bool = False,
+    ) -> Any: ...
+
+    def logits_batches(self, data: Iterable[Any]) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The embeddings of `modalities` of one source, also fused or pooled; with the labels of a
+    field where needed.
+
+    `logits`: the outputs of the checkpoint's head, with its label, instead.
+    """
+
+    source: str
+    modalities: tuple[str, ...] = ()
+    fused: bool = False
+    pooled: bool = False
+    label: str | None = None
+    logits: bool = False
+
+    def serves(self, other: Reading) -> bool:
+        """True if a pass for this reading gives all that `other` needs."""
+        if self == other:
+            return True
+        return (
+            self.source == other.source
+            and not (self.logits or other.logits)
+            and set(other.modalities) <= set(self.modalities)
+            and (not other.fused or (self.fused and set(self.modalities) == set(other.modalities)))
+            and (self.pooled or not other.pooled)
+            and other.label in (None, self.label)
+        )
+
+
+def passes(readings: Iterable[Reading]) -> list[Reading]:
+    """The passes that serve all `readings`, in an order that depends on the readings only.
+
+    One for each fused combination, and one for the rest of each source and label.
+    """
+    readings = list(dict.fromkeys(readings))
+    plan = [r for r in readings if r.fused or r.logits]
+    for reading in readings:
+        if any(p.serves(reading) for p in plan):
+            continue
+        for at, planned in enumerate(plan):
+            merged = _merge(planned, reading)
+            if merged is not None:
+                plan[at] = merged
+                break
+        else:
+            plan.append(reading)
+    return plan
+
+
+def _merge(a: Reading, b: Reading) -> Reading | None:
+    """One plain reading for both, or None where that is impossible."""
+    plain = not (a.fused or a.logits or b.fused or b.logits)
+    labels = {a.label, b.label} - {None}
+    if not plain or a.source != b.source or len(labels) > 1:
+        return None
+    return replace(
+        a,
+        modalities=tuple(dict.fromkeys(a.modalities + b.modalities)),
+        pooled=a.pooled or b.pooled,
+        label=a.label or b.label,
+    )
+
+
+def encode_readings(
+    predictor: Predictor, data: Mapping[str, Any], readings: Iterable[Reading]
+) -> dict[Reading, Any]:
+    """The result of each reading. Collective: every rank calls it with the same readings and
+    sources.
+    """
+    readings = list(dict.fromkeys(readings))
+    results = {p: _run(predictor, data, p) for p in passes(readings)}
+    return {r: next(found for p, found in results.items() if p.serves(r)) for r in readings}
+
+
+def _run(predictor: Predictor, data: Mapping[str, Any], reading: Reading) -> Any:
+    source = data[reading.source]
+    if reading.logits:
+        names = list(predictor.head.label_names)
+        found = predictor.logits_batches(source.with_label(predictor.head.label, names))
+        return HeadOutputs(
+            np.asarray(found.logits, dtype=np.float64),
+            np.asarray(found.labels, dtype=np.int64),
+            np.asarray(found.groups, dtype=np.int64),
+            names,
+        )
+    if reading.label is not None:
+        source = source.with_label(reading.label, label_names(data, reading.label))
+    return predictor.encode_batches(
+        source, reading.modalities, fused=reading.fused, pooled=reading.pooled
+    )
+
+
+def label_names(data: Mapping[str, Any], label: str) -> list[str]:
+    """The names of the field `label` in all sources together, so that a name has one number in all
+    of them.
+    """
+    names = {name for source in data.values() for name in source.label_names.get(label, [])}
+    if not names:
+        known = sorted({field for source in data.values() for field in source.label_names})
+        raise ValueError(
+            f"no source has a label {label!r}; the manifests name {', '.join(known) or 'none'}"
+        )
+    return sorted(names)

@@ -1,0 +1,52 @@
+"""A suite: named sources and the tasks that are run on them, read from YAML.
+
+name: animals
+sources:
+  unseen_art: {path: data/emoji, splits: [test]}
+tasks:
+  picture_to_name:
+    type: retrieval
+    query: {source: unseen_art, modality: image}
+    gallery: {source: unseen_art, modality: text}
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from mmfm.config import Component
+
+TASKS = "mmfm_eval.tasks"
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """A folder of shards, and which of its `splits` (all by default)."""
+
+    path: str
+    splits: list[str] | None = None
+
+
+@dataclass(kw_only=True)
+class SuiteConfig:
+    """`name`, `sources`, `tasks`; `seed` draws bootstrap resamples and untrained weights;
+    `batch_size` is a rank's.
+    """
+
+    name: str
+    sources: dict[str, SourceConfig]
+    tasks: dict[str, Annotated[Any, Component(TASKS)]]
+    seed: int = 0
+    batch_size: int = 64
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.name.strip() or "/" in self.name or self.name.startswith("."):
+            raise ValueError(
+                f"name = {self.name!r}: it names a folder, so no '/' and no leading '.'"
+            )
+        if not self.tasks:
+            raise ValueError("tasks is empty: there is nothing to evaluate")
+        if self.batch_size < 1 or self.workers < 0:
+            raise ValueError("batch_size must be at least 1 and workers at least 0")

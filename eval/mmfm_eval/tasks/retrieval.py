@@ -1,0 +1,198 @@
+"""Cross-modal (or cross-source) retrieval: rank a gallery for each query, in both directions.
+
+    type: retrieval
+    query: {source: unseen_art, modality: image}  # or modalities: [image, audio], fused
+    gallery: {source: unseen_art, modality: text, one_per_group: true}
+
+An item is relevant to a query of equal `group`. Metrics, for each direction: recall at 1, 5 and 10
+(the share of queries with a relevant item among the first), the median rank of the first relevant
+item and its mean reciprocal rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mmfm_eval.metrics import bootstrap, ranking
+from mmfm_eval.readings import Reading
+from mmfm_eval.tasks.base import Evaluator, Rows, Score, rows_of, same_row
+
+AT = (1, 5, 10)
+
+
+@dataclass(kw_only=True)
+class Side:
+    """Queries or gallery: one `modality` of a `source`, or the fused embedding of its `modalities`.
+
+    `one_per_group` keeps one row of each group, the first by sample id: where all rows of a group
+    are the same.
+    """
+
+    source: str
+    modality: str | None = None
+    modalities: list[str] | None = None
+    one_per_group: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.modality is None) == (self.modalities is None):
+            raise ValueError("give either modality (one) or modalities (a list, fused)")
+        if self.modalities is not None and len(set(self.modalities)) != len(self.modalities):
+            raise ValueError(f"modalities {self.modalities} names one twice")
+        if self.modalities is not None and not self.modalities:
+            raise ValueError("modalities is empty: name at least one")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.modalities or [str(self.modality)])
+
+    @property
+    def key(self) -> str:
+        """The name of the rows in what was encoded."""
+        return "fused" if self.modalities else str(self.modality)
+
+    @property
+    def title(self) -> str:
+        return "+".join(self.names) + ("_fused" if self.modalities and len(self.names) == 1 else "")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Settings of a retrieval task; see the module's text."""
+
+    query: Side
+    gallery: Side
+    only_shared_groups: bool = True
+    both_directions: bool = True
+    baseline: Literal["untrained", "pixels", "none"] = "untrained"
+
+    def __post_init__(self) -> None:
+        if self.query.source == self.gallery.source:
+            both = set(self.query.names) & set(self.gallery.names)
+            if both and (self.query.key == "fused" or self.gallery.key == "fused"):
+                raise ValueError(
+                    f"query and gallery both hold {', '.join(sorted(both))} of source "
+                    f"{self.query.source!r}: "
+                    "a query would find itself; leave it out of one side"
+                )
+        if self.baseline == "pixels" and {self.query.key, self.gallery.key} != {"image"}:
+            raise ValueError(
+                "baseline: pixels compares pictures with pictures; use untrained or none"
+            )
+
+    def build(self) -> Retrieval:
+        return Retrieval(self)
+
+
+class Retrieval(Evaluator):
+    """See the module's text."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.baseline = config.baseline
+        query, gallery = config.query, config.gallery
+        self._query = Reading(query.source, query.names, fused=query.key == "fused")
+        self._gallery = Reading(gallery.source, gallery.names, fused=gallery.key == "fused")
+        if query.source == gallery.source and not (self._query.fused or self._gallery.fused):
+            names = tuple(dict.fromkeys(query.names + gallery.names))
+            self._query = self._gallery = Reading(query.source, names)
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        return tuple(dict.fromkeys((self._query, self._gallery)))
+
+    def score(self, encoded: Mapping[Reading, Any]) -> Iterable[Score]:
+        left, right = self._sides(encoded)
+        first, second = self._titles()
+        yield from self._direction(f"{first}_to_{second}", left, right)
+        if self.config.both_directions and not self._symmetric:
+            yield from self._direction(f"{second}_to_{first}", right, left)
+
+    def details(self, encoded: Mapping[Reading, Any]) -> dict[str, Any]:
+        left, right = self._sides(encoded)
+        return {
+            "query_rows": len(left),
+            "gallery_rows": len(right),
+            "query_groups": len(np.unique(left.groups)),
+            "gallery_groups": len(np.unique(right.groups)),
+            "ties": f"cosines within {ranking.TIE} are tied and count as their expected rank",
+        }
+
+    @property
+    def _symmetric(self) -> bool:
+        """Both sides are the same rows, so that there is one direction only."""
+        return self._same_kind and self.config.query.source == self.config.gallery.source
+
+    def _titles(self) -> tuple[str, str]:
+        query, gallery = self.config.query, self.config.gallery
+        if query.title != gallery.title or query.source == gallery.source:
+            return query.title, gallery.title
+        return f"{query.source}.{query.title}", f"{gallery.source}.{gallery.title}"
+
+    def _sides(self, encoded: Mapping[Reading, Any]) -> tuple[Rows, Rows]:
+        query, gallery = self.config.query, self.config.gallery
+        left = rows_of(encoded[self._query], self._query, query.key)
+        right = rows_of(encoded[self._gallery], self._gallery, gallery.key)
+        left, right = _thin(left, query), _thin(right, gallery)
+        if self.config.only_shared_groups:
+            shared = np.intersect1d(left.groups, right.groups)
+            left = left.take(np.isin(left.groups, shared))
+            right = right.take(np.isin(right.groups, shared))
+        if not len(left) or not len(right):
+            raise ValueError(
+                f"no group stands both in source {query.source!r} ({query.key}) and in source "
+                f"{gallery.source!r} ({gallery.key}): nothing can be retrieved"
+            )
+        return left, right
+
+    def _direction(self, name: str, queries: Rows, gallery: Rows) -> Iterable[Score]:
+        excluded = same_row(queries, gallery)
+        if not self._same_kind and (excluded >= 0).any() and self._overlapping_kinds:
+            raise ValueError(
+                "fused queries contain the very pictures, texts or sounds of the gallery"
+            )
+        ranks = ranking.first_relevant_ranks(
+            queries.x,
+            gallery.x,
+            queries.groups,
+            gallery.groups,
+            excluded if self._same_kind else None,
+        )
+        answerable = ranks.relevant > 0
+        if not answerable.any():
+            raise ValueError(f"{name}: no query has a relevant item in the gallery")
+        rank, relevant, candidates = (column[answerable] for column in ranks)
+        chance = ranking.chance_level(relevant, candidates, AT)
+        statistics = {f"R@{k}": bootstrap.mean(rank <= k) for k in AT}
+        statistics["median_rank"] = bootstrap.median(rank)
+        statistics["MRR"] = bootstrap.mean(1 / rank)
+        by_chance = {f"R@{k}": chance.recall[k] for k in AT}
+        by_chance |= {"median_rank": chance.median_rank, "MRR": chance.reciprocal_rank}
+        estimates = bootstrap.estimate(statistics, queries.groups[answerable], seed=self.seed)
+        for metric, found in estimates.items():
+            yield Score(f"{name}_{metric}", found.value, len(rank), found.ci95, by_chance[metric])
+
+    @property
+    def _same_kind(self) -> bool:
+        """Both sides hold the same modality, so that a sample on both sides is no candidate for
+        itself.
+        """
+        return (self.config.query.key, self.config.query.names) == (
+            self.config.gallery.key,
+            self.config.gallery.names,
+        )
+
+    @property
+    def _overlapping_kinds(self) -> bool:
+        return bool(set(self.config.query.names) & set(self.config.gallery.names))
+
+
+def _thin(rows: Rows, side: Side) -> Rows:
+    """One row of each group, the first by sample id, where the side asks for it."""
+    if not side.one_per_group:
+        return rows
+    _, first = np.unique(rows.groups, return_index=True)
+    return rows.take(np.sort(first))
