@@ -60,13 +60,13 @@ class AudioTransformer(Encoder):
     """
 
     drops = True
-    has_patches = True
     grid_length: int
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         self.width = config.width
         self.patch = (config.patch_frames, config.patch_mels)
+        self.patch_dim = config.patch_frames * config.patch_mels
         self.mel_patches = config.mels // config.patch_mels
         self.spec = {
             "sample_rate": config.sample_rate,
@@ -78,7 +78,7 @@ class AudioTransformer(Encoder):
         times = self.log_mel.frames(self.spec["max_samples"]) // config.patch_frames
         self.grid_length = times * self.mel_patches
         position = sincos_2d(times, self.mel_patches, config.width)
-        self.patch_embed = PatchEmbed(config.patch_frames * config.patch_mels, position)
+        self.patch_embed = PatchEmbed(self.patch_dim, position)
         self.transformer = config.transformer()
 
     def encode(

@@ -37,19 +37,24 @@ class Encoder(nn.Module):
     `width` is the width D of both; `spec` (plain JSON) tells the data pipeline how to prepare
     inputs; `grid_length` is the number of grid positions G where it is fixed (for audio: at the
     longest clip), None for text; `drops` says whether `keep` can leave patches out, an encoder that
-    doesn't has `mask_inputs`; `has_patches` whether it has `patchify`.
+    doesn't has `mask_inputs`; `patch_dim` is the size P of a patch where it has `patchify`, else 0.
     """
 
     width: int
     spec: dict[str, Any]
     grid_length: int | None = None
     drops: bool = False
-    has_patches: bool = False
+    patch_dim: int = 0
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.frozen = config.frozen
         self.cache = config.cache
+
+    @property
+    def has_patches(self) -> bool:
+        """Whether there are patches to reconstruct: `patchify`."""
+        return self.patch_dim > 0
 
     def finish(self) -> Encoder:
         """Set modes and gradients once all parameters are there; the last call of a `build`."""

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmfm.encoders._tokenizer import load_tokenizer, replace_masked, save_tokenizer, vocabulary
+from mmfm.data.tokenizer import load_tokenizer
+from mmfm.encoders._corrupt import corrupt, special_ids
 from mmfm.encoders.base import Encoder, EncoderConfig
 from mmfm.layers.pooling import mean_pool
 from mmfm.layers.position import LearnedPosition
@@ -44,16 +45,14 @@ class TextTransformer(Encoder):
 
     def __init__(self, config: Config, tokenizer: str) -> None:
         super().__init__(config)
-        self.source = tokenizer
         self.tokenizer = load_tokenizer(tokenizer)
-        self.words = vocabulary(self.tokenizer)
         self.width = config.width
         self.spec = {
             "tokenizer": tokenizer,
             "max_length": config.max_length,
-            "vocab_size": self.words.size,
+            "vocab_size": self.tokenizer.vocab_size,
         }
-        self.embedding = nn.Embedding(self.words.size, config.width)
+        self.embedding = nn.Embedding(self.tokenizer.vocab_size, config.width)
         self.embedding.apply(init_weights)
         self.position = LearnedPosition(config.max_length, config.width)
         self.dropout = nn.Dropout(config.dropout)
@@ -67,11 +66,11 @@ class TextTransformer(Encoder):
         return tokens, mean_pool(tokens, valid)
 
     def maskable(self, inputs: Tensor, valid: Tensor | None = None) -> Tensor:
-        special = torch.isin(inputs, self.words.special.to(inputs.device))
+        special = torch.isin(inputs, special_ids(self.tokenizer, inputs.device))
         return self.token_valid(inputs, valid) & ~special
 
     def mask_inputs(self, inputs: Tensor, masked_BG: Tensor, mask_seed_B: Tensor) -> Tensor:
-        return replace_masked(inputs, masked_BG, mask_seed_B, self.words)
+        return corrupt(inputs, masked_BG, mask_seed_B, self.tokenizer)
 
     def save_assets(self, folder: Path) -> None:
-        save_tokenizer(self.tokenizer, self.source, folder)
+        self.tokenizer.save(folder)

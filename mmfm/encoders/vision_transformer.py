@@ -49,7 +49,6 @@ class VisionTransformer(Encoder):
     """[B,3,H,W] normalised pixels ▶ patch tokens after the last norm, and their mean."""
 
     drops = True
-    has_patches = True
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -58,6 +57,7 @@ class VisionTransformer(Encoder):
         side = config.image_size // config.patch_size
         self.width = config.width
         self.grid_length = side * side
+        self.patch_dim = 3 * config.patch_size**2
         self.spec = {
             "size": config.image_size,
             "mean": list(config.mean),
@@ -65,7 +65,7 @@ class VisionTransformer(Encoder):
             "interpolation": config.interpolation,
         }
         position = sincos_2d(side, side, config.width)
-        self.patch_embed = PatchEmbed(3 * config.patch_size**2, position)
+        self.patch_embed = PatchEmbed(self.patch_dim, position)
         self.transformer = config.transformer()
 
     def encode(

@@ -1,0 +1,220 @@
+"""Any image model of timm, from scratch, from a local folder, or with pretrained weights by tag.
+
+``model.encoders.image: {type: timm_model, weights: path/to/folder, frozen: true, token_grid: 4}``
+
+A folder holds model.safetensors (timm's names) and timm's config.json:
+``{"architecture": "resnet18", "pretrained_cfg": {"input_size": [3, 224, 224], "mean": ..., ...}}``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mmfm.encoders.base import Encoder, EncoderConfig
+from mmfm.layers.patch_embed import patchify
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+DATA_KEYS = ("input_size", "mean", "std", "interpolation")
+
+
+@dataclass(kw_only=True)
+class Config(EncoderConfig):
+    """`name`: a timm model, `pretrained` from the hub or not; or `weights`: a folder with one.
+
+    `token_grid`: average the feature map to k×k tokens; unset, each place of the map is a token.
+    """
+
+    name: str | None = None
+    weights: Path | None = None
+    pretrained: bool = False
+    token_grid: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is None and self.weights is None:
+            raise ValueError("name a timm model (name: ...) or a folder with one (weights: ...)")
+        if self.weights is not None and self.pretrained:
+            raise ValueError("weights and pretrained exclude each other: keep one of them")
+        if self.token_grid is not None and self.token_grid < 1:
+            raise ValueError(f"token_grid = {self.token_grid} must be at least 1")
+
+    def build(self, assets: Path | None = None) -> Encoder:
+        folder = self.weights if assets is None else assets
+        if folder is None:
+            assert self.name is not None
+            return TimmModel(self, self.name, *_by_name(self.name, self.pretrained)).finish()
+        architecture, settings, arguments = _read_config(folder)
+        if self.name not in (None, architecture):
+            raise ValueError(f"name = {self.name}, but {folder / CONFIG_FILE} says {architecture}")
+        model = _create(architecture, **arguments)
+        if assets is None:
+            load_weights(model, folder / WEIGHTS_FILE, settings.get("classifier"))
+        return TimmModel(self, architecture, model, settings, arguments).finish()
+
+
+class TimmModel(Encoder):
+    """[B,3,S,S] ▶ the last feature map's places [B,G,D], row by row, and timm's pooled vector."""
+
+    grid_length: int
+
+    def __init__(
+        self,
+        config: Config,
+        architecture: str,
+        model: nn.Module,
+        settings: Mapping[str, Any],
+        arguments: Mapping[str, Any],
+    ) -> None:
+        super().__init__(config)
+        self.model: Any = model
+        self.token_grid = config.token_grid
+        data = timm.data.resolve_data_config(pretrained_cfg=dict(settings))
+        if data["interpolation"] not in ("bilinear", "bicubic"):
+            data["interpolation"] = "bicubic"
+        self.image_size = data["input_size"][-1]
+        self.spec = {
+            "size": self.image_size,
+            "mean": list(data["mean"]),
+            "std": list(data["std"]),
+            "interpolation": data["interpolation"],
+        }
+        self.description = {
+            "architecture": architecture,
+            "pretrained_cfg": {key: data[key] for key in DATA_KEYS},
+            "model_args": dict(arguments),
+        }
+        self.width = self.model.num_features
+        # timm's head may widen its input; tokens and pooled have one width here.
+        self.own_pooling = getattr(model, "head_hidden_size", self.width) != self.width
+        self.grid = self._probe()
+        self.grid_length = self.grid[0] * self.grid[1]
+        if self.image_size % self.grid[0] == 0 and self.image_size % self.grid[1] == 0:
+            self.patch = (self.image_size // self.grid[0], self.image_size // self.grid[1])
+            self.patch_dim = 3 * self.patch[0] * self.patch[1]
+
+    def encode(
+        self, inputs: Tensor, valid: Tensor | None, keep: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        features = self.model.forward_features(inputs.to(next(self.model.parameters()).dtype))
+        map_BDHW = self._map(features)
+        if self.own_pooling:
+            pooled = map_BDHW.mean(dim=(2, 3))
+        else:
+            pooled = self.model.forward_head(features, pre_logits=True)
+        if self.token_grid is not None:
+            map_BDHW = F.adaptive_avg_pool2d(map_BDHW, self.token_grid)
+        return map_BDHW.flatten(2).transpose(1, 2), pooled
+
+    def mask_inputs(self, inputs: Tensor, masked_BG: Tensor, mask_seed_B: Tensor) -> Tensor:
+        """Masked patches become the mean colour (0 after normalisation)."""
+        masked = masked_BG.view(-1, 1, *self.grid).float()
+        return inputs.masked_fill(F.interpolate(masked, size=inputs.shape[2:]) > 0, 0.0)
+
+    def patchify(self, inputs: Tensor, valid: Tensor | None = None) -> Tensor:
+        if not self.has_patches:
+            return super().patchify(inputs, valid)
+        return patchify(inputs, *self.patch)
+
+    def save_assets(self, folder: Path) -> None:
+        text = json.dumps(self.description, indent=1, sort_keys=True)
+        (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
+
+    def _map(self, features: Tensor) -> Tensor:
+        """timm's features as [B,D,H,W]: they come as NCHW, NHWC or, from a ViT, as a sequence."""
+        if features.ndim == 4:
+            first = features.shape[1] == self.width
+            return features if first else features.permute(0, 3, 1, 2)
+        patches = features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+        side = round(patches.shape[1] ** 0.5)
+        return patches.transpose(1, 2).reshape(len(patches), self.width, side, side)
+
+    @torch.no_grad()
+    def _probe(self) -> tuple[int, int]:
+        """The grid of tokens, from a run: not every timm model tells its stride."""
+        self.eval()
+        features = self.model.forward_features(torch.zeros(1, 3, self.image_size, self.image_size))
+        height, width = self._map(features).shape[2:]
+        if self.token_grid is None:
+            return height, width
+        if self.token_grid > min(height, width):
+            raise ValueError(
+                f"token_grid = {self.token_grid} is finer than the feature map, {height}x{width}"
+            )
+        return self.token_grid, self.token_grid
+
+
+def load_weights(model: nn.Module, file: Path, classifier: Any) -> None:
+    """Load `file` into `model`; all must match but the `classifier` (name or names) that it lacks.
+
+    Raises:
+        ValueError: naming the tensors that are missing, unknown or of another shape.
+    """
+    try:
+        state = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"can't read the weights {file}: {error}") from None
+    heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+    state = {k: v for k, v in state.items() if not k.startswith(tuple(f"{h}." for h in heads))}
+    own = model.state_dict()
+    for key, value in own.items():  # a counter that evaluation doesn't use; older files lack it
+        if key.endswith("num_batches_tracked"):
+            state.setdefault(key, value)
+    wrong = [f"{k} is missing" for k in own.keys() - state.keys()]
+    wrong += [f"{k} is unknown to the model" for k in state.keys() - own.keys()]
+    wrong += [
+        f"{k} has shape {list(state[k].shape)}, not {list(own[k].shape)}"
+        for k in own.keys() & state.keys()
+        if own[k].shape != state[k].shape
+    ]
+    if wrong:
+        some = "; ".join(sorted(wrong)[:3])
+        raise ValueError(f"{file} doesn't fit the model in {len(wrong)} tensors: {some}")
+    model.load_state_dict(state)
+
+
+def _read_config(folder: Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(architecture, timm's pretrained_cfg, arguments of the model) of a folder's config.json."""
+    file = folder / CONFIG_FILE
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        return config["architecture"], config["pretrained_cfg"], config.get("model_args") or {}
+    except (OSError, ValueError) as error:
+        raise ValueError(f"can't read {file}: {error}") from None
+    except (KeyError, TypeError):
+        raise ValueError(f"{file} must hold architecture and pretrained_cfg") from None
+
+
+def _by_name(name: str, pretrained: bool) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    model = _create(name, pretrained=pretrained)
+    return model, dict(model.pretrained_cfg), {}
+
+
+def _create(name: str, pretrained: bool = False, **arguments: Any) -> Any:
+    """The model without its classifier."""
+    if not timm.is_model(name):
+        near = ", ".join(timm.list_models(f"*{name.split('.')[0]}*")[:5])
+        raise ValueError(f"timm has no model {name!r}" + (f"; near: {near}" if near else ""))
+    if not pretrained:
+        return timm.create_model(name, num_classes=0, **arguments)
+    try:
+        # With its classifier: only so does timm insist on every tensor of the file.
+        model = timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub's client raises many kinds
+        raise ValueError(
+            f"can't load pretrained weights of {name!r}: {error}. Without network give a folder "
+            "(weights: ...)"
+        ) from None
+    model.reset_classifier(0)
+    return model
