@@ -1,0 +1,282 @@
+"""The shards of a data set: what `manifest.json` says of them, or what their tars say themselves.
+
+``Manifest.open(path, splits=["train"])`` takes a folder with `manifest.json`, a folder of plain
+WebDataset tars, one tar, or a brace or glob pattern. Plain tars are indexed at first opening; the
+index is kept beside each tar, or in the user's cache folder where that can't be written. No shard
+is opened before it is needed: ``manifest.index(shard)`` and ``manifest.read_sample(shard, i)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mmfm.data.index import (
+    IndexHeader,
+    ShardIndex,
+    cache_path,
+    find_index,
+    index_path,
+    read_header,
+)
+from mmfm.data.lru import Lru
+from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
+
+__all__ = ["Manifest", "Shard", "ShardIndex", "build_index", "index_path", "make_index"]
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+INDEXES_HELD = 256
+"""Indexes in memory for each manifest: about 0.3 MB each at 10,000 samples a shard."""
+FILES_HELD = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar. `name` is its path below `folder`; `modality_sets`: samples by modality set."""
+
+    name: str
+    folder: str
+    bytes: int
+    sha256: str
+    samples: int
+    modality_sets: dict[str, int]
+    split: str = ""
+
+    @property
+    def path(self) -> Path:
+        return Path(self.folder, self.name)
+
+
+class Manifest:
+    """The shards of one source, those of some splits or all, with their indexes.
+
+    `label_names`: field of the samples' `labels` ▶ its class names. `splits`: all that there are.
+    It can be sent to a worker process; open files and indexes stay behind.
+    """
+
+    def __init__(
+        self,
+        shards: Sequence[Shard],
+        label_names: Mapping[str, Sequence[str]] | None = None,
+        splits: Sequence[str] = (),
+        plain_endings: Endings | None = None,
+    ) -> None:
+        self.shards = list(shards)
+        self.label_names = {k: list(v) for k, v in (label_names or {}).items()}
+        self.splits = list(splits)
+        self._plain_endings = plain_endings
+        self._indexes: Lru[ShardIndex] = Lru(INDEXES_HELD)
+        self._files: Lru[Any] = Lru(FILES_HELD)
+        self._digest = ""
+
+    @classmethod
+    def open(cls, path: str | Path, splits: Sequence[str] | None = None) -> Manifest:
+        """Open the data set at `path`, restricted to `splits` where given.
+
+        `ValueError` where there is nothing, where a shard is missing or has another size than the
+        manifest says, and for an unknown split.
+        """
+        where = Path(path)
+        file = where if where.name == MANIFEST else where / MANIFEST
+        if file.is_file():
+            return cls._from_json(file, splits)
+        if where.name == MANIFEST:
+            raise ValueError(f"there is no manifest {where}")
+        if splits:
+            raise ValueError(
+                f"{path} has no {MANIFEST}, so it has no splits ({', '.join(splits)}): leave the"
+                " splits out, or name the tars of one split by a pattern"
+            )
+        return cls._from_tars(_find_tars(str(path)))
+
+    @classmethod
+    def _from_json(cls, file: Path, splits: Sequence[str] | None) -> Manifest:
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+            if data.get("format") != FORMAT:
+                raise ValueError(f"format {data.get('format')!r}, this version reads {FORMAT}")
+            names = [str(s) for s in data["splits"]]
+            labels = {str(k): [str(n) for n in v] for k, v in data.get("labels", {}).items()}
+            shards = [_shard(entry, file.parent) for entry in data["shards"]]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"manifest {file} can't be read: {error!r}. Make it again") from None
+        for split in splits or ():
+            if split not in names:
+                near = difflib.get_close_matches(split, names, n=1, cutoff=0.4)
+                hint = f"; did you mean {near[0]!r}?" if near else ";"
+                raise ValueError(f"{file} has no split {split!r}{hint} It has: {', '.join(names)}")
+        if splits is not None:
+            shards = [s for s in shards if s.split in splits]
+        if not shards:
+            raise ValueError(f"{file} lists no shards{f' of {splits}' if splits else ''}")
+        for shard in shards:
+            _check_size(shard, file)
+        return cls(shards, labels, names)
+
+    @classmethod
+    def _from_tars(cls, tars: Sequence[Path]) -> Manifest:
+        endings = modality_endings()
+        folder = Path(os.path.commonpath([t.parent for t in tars]))
+        shards = []
+        for tar in tars:
+            found = find_index(tar, partial(_describes_file, tar, endings_text(endings)))
+            header = read_header(found) if found else make_index(tar, endings).header
+            name = tar.relative_to(folder).as_posix()
+            size, sha256, sets = header.bytes, header.sha256, header.modality_sets
+            shards.append(Shard(name, str(folder), size, sha256, header.samples, sets))
+        return cls(shards, plain_endings=endings)
+
+    def digest(self) -> str:
+        """sha256 over all that describes these shards and labels, wherever they lie."""
+        if not self._digest:
+            digest = hashlib.sha256(json.dumps(self.label_names, sort_keys=True).encode())
+            for s in self.shards:
+                sets = sorted(s.modality_sets.items())
+                digest.update(repr((s.name, s.bytes, s.sha256, s.samples, sets, s.split)).encode())
+            self._digest = digest.hexdigest()
+        return self._digest
+
+    def index(self, shard: int) -> ShardIndex:
+        """The index of a shard, made first where it is missing or of another tar."""
+        return self._indexes.get(shard, lambda: self._load_index(self.shards[shard]))
+
+    def _load_index(self, shard: Shard) -> ShardIndex:
+        def is_of(header: IndexHeader) -> bool:
+            same_tar = (header.bytes, header.sha256) == (shard.bytes, shard.sha256)
+            return same_tar and header.modality_sets == shard.modality_sets
+
+        path = shard.path
+        found = find_index(path, is_of)
+        if found:
+            return ShardIndex.load(found)
+        if not path.is_file():
+            raise ValueError(f"shard {path} is missing: it was there when the data were opened")
+        index = make_index(path, self._plain_endings)
+        if index.header.sha256 != shard.sha256:
+            raise ValueError(
+                f"shard {path} is not the one in the manifest: its sha256 is {index.header.sha256},"
+                f" not {shard.sha256}. Copy it again, or make the data set again"
+            )
+        if index.header.modality_sets != shard.modality_sets:
+            raise ValueError(
+                f"shard {path} holds {index.header.modality_sets}, its manifest says"
+                f" {shard.modality_sets}: make the manifest again"
+            )
+        return index
+
+    def read_sample(self, shard: int, i: int) -> dict[str, bytes]:
+        """The files of sample `i` of a shard, by ending, those of unknown ending too.
+
+        `ValueError` where the tar is not what its index describes.
+        """
+        index = self.index(shard)
+        path, offset, size = self.shards[shard].path, int(index.offsets[i]), int(index.sizes[i])
+        try:
+            file = self._files.get(shard, lambda: open(path, "rb", buffering=0))  # noqa: SIM115
+            # One call that moves no file position, so threads and forked workers may share it.
+            data = os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise ValueError(f"shard {path} can't be read at byte {offset}: {error}") from None
+        try:
+            if len(data) < size:
+                raise ValueError(f"the file ends after {len(data)} of {size} bytes")
+            return parse_run(data, index.key(i))
+        except ValueError as error:
+            raise ValueError(f"shard {path}, sample at byte {offset}: {error}") from None
+
+    def __len__(self) -> int:
+        """Samples in all shards."""
+        return sum(s.samples for s in self.shards)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_files": Lru(FILES_HELD)}
+
+
+def make_index(tar: Path, endings: Endings | None = None) -> ShardIndex:
+    """Build the index of `tar` and keep it beside the tar, else in the user's cache.
+
+    Where neither can be written it is only returned, with a warning.
+    """
+    index = build_index(tar, endings)
+    for path in (index_path(tar), cache_path(tar)):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            index.save(path)
+            return index
+        except OSError:
+            continue
+    logger.warning("the index of %s can't be kept, neither beside it nor in the user's cache", tar)
+    return index
+
+
+def _describes_file(tar: Path, endings: str, header: IndexHeader) -> bool:
+    """Whether an index was made of this very file; its content is not read again to find out."""
+    stat = tar.stat()
+    same_file = (header.bytes, header.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    return same_file and header.endings == endings
+
+
+def _shard(entry: Mapping[str, Any], folder: Path) -> Shard:
+    name = str(entry["name"])
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or not name:
+        raise ValueError(f"shard name {name!r} leads out of the manifest's folder")
+    sets = {str(k): int(v) for k, v in entry["modality_sets"].items()}
+    samples, split = int(entry["samples"]), str(entry["split"])
+    if sum(sets.values()) != samples or min(sets.values(), default=0) < 0:
+        raise ValueError(f"shard {name}: {samples} samples, but by modality set {sets}")
+    size, sha256 = int(entry["bytes"]), str(entry["sha256"])
+    return Shard(name, str(folder), size, sha256, samples, sets, split)
+
+
+def _check_size(shard: Shard, manifest: Path) -> None:
+    try:
+        size = shard.path.stat().st_size
+    except OSError:
+        raise ValueError(
+            f"shard {shard.path} is missing, though {manifest} lists it: copy it there, or make the"
+            " data set again"
+        ) from None
+    if size != shard.bytes:
+        raise ValueError(
+            f"shard {shard.path} has {size} bytes, {manifest} says {shard.bytes}: it was cut or"
+            " changed. Copy it again, or make the data set again"
+        )
+
+
+def _find_tars(path: str) -> list[Path]:
+    """The tars that `path` names, each once, in order."""
+    if Path(path).is_dir():
+        tars: Iterable[Path] = sorted(Path(path).glob("*.tar"))
+    elif "{" in path and not Path(path).exists():
+        from webdataset.shardlists import expand_urls  # late: it takes a second to import
+
+        tars = [tar for part in expand_urls(path) for tar in _match(part)]
+    else:
+        tars = _match(path)
+    unique = list(dict.fromkeys(t.absolute() for t in tars))
+    if not unique:
+        raise ValueError(
+            f"no data at {path}: neither a {MANIFEST} nor a .tar. Name a folder, a tar or a pattern"
+        )
+    return unique
+
+
+def _match(path: str) -> list[Path]:
+    if Path(path).exists() or not glob.has_magic(path):
+        if not Path(path).is_file():
+            raise ValueError(f"there is no data at {path}")
+        return [Path(path)]
+    return sorted(Path(p) for p in glob.glob(path, recursive=True))

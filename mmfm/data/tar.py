@@ -1,0 +1,220 @@
+"""Reading shards: the index of a tar from its headers, and one sample from its bytes.
+
+A sample is a run of consecutive tar members with the same key: the path up to the first dot of the
+file name. What follows that dot, in lower case, is the ending, and the endings decide the sample's
+modality set (`modality_endings`). Nothing is ever decoded or unpickled here, but for the question
+whether a sample's JSON holds texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import io
+import json
+import logging
+import os
+import pkgutil
+import re
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmfm.data.index import IndexHeader, ShardIndex
+
+logger = logging.getLogger(__name__)
+
+Endings = Mapping[str, Sequence[str]]
+"""modality ▶ the endings of its files."""
+
+JSON_FIELDS = {"texts": "text"}
+"""Fields of ``<key>.json`` that hold a modality, beside the files with its endings."""
+BLOCK = tarfile.BLOCKSIZE
+_MAX_JSON = 16 << 20
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+
+
+def modality_endings() -> dict[str, tuple[str, ...]]:
+    """modality ▶ file endings, from the `ENDINGS` of every module in `mmfm.data.transforms`."""
+    package = importlib.import_module("mmfm.data.transforms")
+    found: dict[str, tuple[str, ...]] = {}
+    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        if hasattr(module, "ENDINGS"):
+            found[info.name] = tuple(module.ENDINGS)
+    return found
+
+
+def endings_text(endings: Endings) -> str:
+    """`endings` as one string: an index made with others may count other modality sets."""
+    return " ".join(f"{m}={','.join(sorted(endings[m]))}" for m in sorted(endings))
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """(key, ending) of a tar member; None where its file name has no key before a first dot."""
+    match = _NAME.fullmatch(name)
+    return (match[1], match[2].lower()) if match else None
+
+
+def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
+    """Index an uncompressed tar by reading its headers, and hash it.
+
+    `endings`: modality ▶ file endings, by default those of `mmfm.data.transforms`. `ValueError`
+    names file and byte where the tar is truncated or damaged, and the keys that occur twice.
+    """
+    path = Path(tar)
+    endings = modality_endings() if endings is None else endings
+    modality_of = {e: m for m, listed in endings.items() for e in listed}
+    stat = path.stat()
+    builder = _Builder(path, modality_of)
+    try:
+        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+            for member in archive:
+                end = member.offset_data + -(-member.size // BLOCK) * BLOCK
+                if end > stat.st_size:
+                    raise ValueError(
+                        f"shard {path} is truncated at byte {stat.st_size}: {member.name!r} needs"
+                        f" the bytes {member.offset_data} to {end}. Copy or make the shard again"
+                    )
+                builder.add(archive, member, end)
+                vars(archive)["members"] = []  # else every header stays in memory
+            _check_end(path, file, archive.offset)
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    except tarfile.TarError as error:
+        raise ValueError(
+            f"shard {path} is not an uncompressed tar, or is damaged at byte {builder.end}"
+            f" ({error}). Shards are read by offset, so unpack a .tar.gz first"
+        ) from None
+    return builder.finish(stat, sha256, endings_text(endings))
+
+
+def _check_end(path: Path, file: io.BufferedReader, offset: int) -> None:
+    """tarfile stops in silence at a cut or damaged header; a whole archive ends with zero blocks
+    and nothing else.
+    """
+    file.seek(offset)
+    block = file.read(BLOCK)
+    if len(block) < BLOCK:
+        raise ValueError(
+            f"shard {path} is truncated at byte {offset + len(block)}: there is no end-of-archive"
+            f" block at byte {offset}. Copy or make the shard again"
+        )
+    while block:
+        if block.strip(b"\0"):
+            raise ValueError(
+                f"shard {path}: neither a tar header nor the archive's end at byte {offset}. It is"
+                " damaged, or several archives were joined: copy it again, or pack its files into"
+                " one tar"
+            )
+        offset += len(block)
+        block = file.read(1 << 20)
+
+
+class _Builder:
+    """Collects the runs of members with equal keys."""
+
+    def __init__(self, path: Path, modality_of: Mapping[str, str]) -> None:
+        self.path, self.modality_of = path, modality_of
+        self.end = self.ignored = 0
+        self.keys: list[str] = []
+        self.offsets: list[int] = []
+        self.ends: list[int] = []
+        self.modalities: list[set[str]] = []
+        self._endings: set[str] = set()
+        self._seen: set[str] = set()
+        self._twice: list[str] = []
+
+    def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, end: int) -> None:
+        self.end = end
+        name = split_name(member.name) if member.isfile() else None
+        if name is None:
+            self.ignored += not member.isdir()
+            return
+        key, ending = name
+        if not self.keys or key != self.keys[-1]:
+            if key in self._seen:
+                self._twice.append(key)
+            self._seen.add(key)
+            self.keys.append(key)
+            self.offsets.append(member.offset)
+            self.ends.append(end)
+            self.modalities.append(set())
+            self._endings = set()
+        elif ending in self._endings:
+            self._twice.append(key)
+        self.ends[-1] = end
+        self._endings.add(ending)
+        if ending in self.modality_of:
+            self.modalities[-1].add(self.modality_of[ending])
+        elif ending == "json" and member.size <= _MAX_JSON:
+            content = archive.extractfile(member)
+            self.modalities[-1] |= _json_modalities(content.read() if content else b"")
+
+    def finish(self, stat: os.stat_result, sha256: str, endings: str) -> ShardIndex:
+        if self._twice:
+            keys = list(dict.fromkeys(self._twice))
+            names = ", ".join(keys[:5]) + (f" and {len(keys) - 5} more" if len(keys) > 5 else "")
+            raise ValueError(
+                f"shard {self.path} has keys more than once ({names}). The files of a sample must"
+                " follow each other and no two samples may share a key: make the shard again"
+            )
+        if self.ignored:
+            logger.warning("shard %s: %d files belong to no sample", self.path, self.ignored)
+        sets = ["+".join(sorted(m)) for m in self.modalities]
+        names_of = sorted(set(sets))
+        header = IndexHeader(
+            bytes=stat.st_size,
+            sha256=sha256,
+            mtime_ns=stat.st_mtime_ns,
+            samples=len(sets),
+            modality_sets={name: sets.count(name) for name in names_of},
+            endings=endings,
+            ignored=self.ignored,
+        )
+        encoded = [k.encode("utf-8", "surrogateescape") for k in self.keys]
+        offsets = np.array(self.offsets, np.int64)
+        codes = np.array([names_of.index(s) for s in sets], np.uint16)
+        key_ends = np.cumsum([len(k) for k in encoded], dtype=np.int64)
+        sizes = np.array(self.ends, np.int64) - offsets
+        return ShardIndex(header, offsets, sizes, codes, key_ends, b"".join(encoded))
+
+
+def _json_modalities(content: bytes) -> set[str]:
+    """Modalities that a sample's JSON holds; none where it can't be read, which the pipeline then
+    reports.
+    """
+    try:
+        data = json.loads(content)
+    except (ValueError, RecursionError):
+        return set()
+    if not isinstance(data, dict):
+        return set()
+    return {m for field, m in JSON_FIELDS.items() if data.get(field)}
+
+
+def parse_run(data: bytes, key: str) -> dict[str, bytes]:
+    """The files of one sample, by ending, from the bytes of its run of tar members; nothing is
+    decoded.
+
+    `ValueError` where the run is no tar or holds other keys than `key`: the index is not this
+    tar's.
+    """
+    files: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            for member in archive:
+                name = split_name(member.name) if member.isfile() else None
+                if name is None:
+                    continue
+                content = data[member.offset_data : member.offset_data + member.size]
+                if name[0] != key or len(content) != member.size:
+                    raise ValueError(f"expected the files of {key!r}, found {member.name!r}")
+                files[name[1]] = content
+    except tarfile.TarError as error:
+        raise ValueError(f"expected the files of {key!r}: {error}") from None
+    if not files:
+        raise ValueError(f"expected the files of {key!r}, found none")
+    return files
