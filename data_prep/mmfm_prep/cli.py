@@ -1,0 +1,111 @@
+"""The command ``mmfm data``: raw files and registries ▶ shards.
+
+    mmfm data make synthetic data/synthetic          # a small tri-modal set, made up, no network
+    mmfm data make emoji data/emoji image_size=96    # options are key=value
+    mmfm data make my_package.my_source data/mine    # a source of your own
+    mmfm data weights minilm data/weights/minilm     # a pretrained encoder, as a folder
+    mmfm data inspect data/emoji                     # what is in it
+
+Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mmfm.config import ConfigError
+from mmfm_prep.errors import PrepError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``mmfm data`` with `argv` (without "data"); returns the exit code."""
+    parser = _parser()
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse's own exit: 0 after --help, 2 after a usage error
+        return int(stop.code or 0)
+    try:
+        _end_on_sigterm()
+        args.run(args)
+    except (PrepError, ConfigError) as error:
+        print(f"mmfm data: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno is None:
+            raise
+        print(f"mmfm data: {error.filename or ''}: {error.strerror}".strip(), file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mmfm data: stopped; nothing half-written is left", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmfm data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    make = commands.add_parser("make", help="make a dataset of a source")
+    make.add_argument(
+        "source", metavar="SOURCE", help="synthetic, emoji, stamps, or a dotted module"
+    )
+    make.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    make.add_argument("options", metavar="key=value", nargs="*", help="options of the source")
+    make.add_argument("--force", action="store_true", help="make it anew where it is already there")
+    make.set_defaults(run=_make)
+
+    weights = commands.add_parser("weights", help="fetch a pretrained encoder into a folder")
+    weights.add_argument("name", metavar="NAME", help="efficientnet-lite0 or minilm")
+    weights.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    weights.add_argument("--cache", type=Path, default=Path("cache"), help="where downloads stay")
+    weights.add_argument(
+        "--force", action="store_true", help="fetch anew where it is already there"
+    )
+    weights.set_defaults(run=_weights)
+
+    inspect = commands.add_parser("inspect", help="show what a dataset holds")
+    inspect.add_argument("folder", metavar="DIR", type=Path)
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _make(args: argparse.Namespace) -> None:
+    from mmfm_prep.make import make, source_config
+
+    make(source_config(args.source, args.options), args.out, force=args.force)
+
+
+def _weights(args: argparse.Namespace) -> None:
+    from mmfm_prep.weights import fetch_weights
+
+    fetch_weights(args.name, args.out, cache=args.cache, force=args.force)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from mmfm_prep.inspect import inspect
+
+    inspect(args.folder)
+
+
+def _end_on_sigterm() -> None:
+    """Let a kill run the clean-up of the half-made folder."""
+
+    def stop(*_: Any) -> NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,134 @@
+"""Runs a source and writes its dataset: what ``mmfm data make`` does."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from mmfm.config import Component, apply_overrides, component, component_type, to_dict
+from mmfm_prep.errors import PrepError
+from mmfm_prep.progress import console, track
+from mmfm_prep.sources.base import Source
+from mmfm_prep.writer import DatasetWriter, new_folder, write_json
+
+SOURCES = "mmfm_prep.sources"
+
+
+def source_config(name: str, overrides: Sequence[str] = ()) -> Source:
+    """The `Config` of the source `name` with dotted `overrides` applied; ConfigError where they
+    don't fit.
+    """
+    raw: dict[str, Any] = {}
+    apply_overrides(raw, overrides)
+    if "type" in raw:
+        raise PrepError("the source's type is the argument SOURCE, not an option")
+    config = component({"type": name, **raw}, Component(SOURCES), name)
+    if not isinstance(config, Source):
+        raise PrepError(
+            f"source {name!r}: its Config must derive from mmfm_prep.sources.base.Source"
+        )
+    return config
+
+
+def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]:
+    """Make the dataset of `config` in the folder `target` and return its manifest.
+
+    A complete dataset of the same options is left as it is. Another one, or an incomplete one, is
+    an error unless `force` is set; a folder that holds something else is never replaced.
+    """
+    recorded = recorded_options(config)
+    there = existing(target)
+    if there is not None and not force:
+        wrong = difference(there, recorded) or missing(target, there)
+        if wrong:
+            raise PrepError(f"{target} is already there, but {wrong}; --force makes it anew")
+        console.print(f"{target} is already there: {sum(there['totals'].values()):,} samples")
+        return there
+    start = time.monotonic()
+    with new_folder(target) as folder:
+        writer = DatasetWriter(folder, config.samples_per_shard)
+        name = recorded["type"]
+        for sample in track(config.samples(), f"make {name}", config.total()):
+            writer.write(sample)
+        writer.close()
+        config.finish(folder)
+        manifest = writer.manifest(
+            command=command(recorded, config),
+            source=recorded,
+            licence=config.licence,
+            seed=config.seed,
+            held_out=list(config.held_out()),
+            leaks=writer.leaks.report(config.held_out()),
+            notes=config.notes,
+        )
+        if not manifest["shards"]:
+            raise PrepError(f"source {name!r} with these options gives no sample")
+        write_json(folder / "manifest.json", manifest)
+    total = sum(manifest["totals"].values())
+    seconds = time.monotonic() - start
+    console.print(
+        f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s"
+    )
+    return manifest
+
+
+def recorded_options(config: Source) -> dict[str, Any]:
+    """Type and options of a source as the manifest records them: all that decides what is made."""
+    options = {k: v for k, v in to_dict(config).items() if k not in config.not_recorded}
+    plain = json.loads(json.dumps(options))  # tuples become lists, as they will be read back
+    return {"type": component_type(config, SOURCES), **plain}
+
+
+def command(recorded: Mapping[str, Any], config: Source) -> str:
+    """The command line that makes the dataset: only options that differ from the defaults."""
+    default = recorded_options(type(config)())
+    given = [
+        f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for key, value in recorded.items()
+        if default.get(key) != value
+    ]
+    return " ".join(["mmfm data make", recorded["type"], "OUT", *given])
+
+
+def existing(target: Path) -> dict[str, Any] | None:
+    """The manifest of the dataset in `target`; None if the folder isn't there or is empty."""
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return None
+    path = target / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        assert isinstance(manifest["shards"], list)
+        assert isinstance(manifest["totals"], dict)
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        raise PrepError(
+            f"{target} is there and isn't a dataset made by mmfm (no readable manifest.json): "
+            "name another folder, or remove it yourself"
+        ) from None
+    return cast(dict[str, Any], manifest)
+
+
+def difference(manifest: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
+    """How the options of an existing dataset differ from those asked for; "" where they don't."""
+    made = manifest.get("source") or {}
+    parts = [
+        f"{key} is {made.get(key)!r} there and {recorded.get(key)!r} was asked for"
+        for key in [*recorded, *(k for k in made if k not in recorded)]
+        if made.get(key) != recorded.get(key)
+    ]
+    return "; ".join(parts)
+
+
+def missing(target: Path, manifest: Mapping[str, Any]) -> str:
+    """What an existing dataset lacks by its manifest; "" where it is complete."""
+    for shard in manifest["shards"]:
+        path = target / shard["name"]
+        if not path.is_file():
+            return f"its shard {shard['name']} is missing"
+        if path.stat().st_size != shard["bytes"]:
+            return (
+                f"its shard {shard['name']} has {path.stat().st_size} bytes, not {shard['bytes']}"
+            )
+    return ""

@@ -1,0 +1,71 @@
+"""Pictures in and out of bytes: decode, render SVG, compose onto white, fit a square, encode as
+PNG.
+
+Transparent pictures are composed onto white: converting them to RGB would show the colours that
+transparency hides.
+"""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, UnidentifiedImageError
+
+from mmfm_prep.errors import PrepError
+
+MAX_PIXELS = 64_000_000
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture in `data`, as RGBA. ValueError where there is none, or it is larger than 64
+    million pixels.
+    """
+    try:
+        picture = Image.open(io.BytesIO(data))
+        if picture.width * picture.height > MAX_PIXELS:
+            raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
+        return picture.convert("RGBA")
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"not a readable picture: {error}") from None
+
+
+def render_svg(svg: str, size: int) -> Image.Image:
+    """The drawing, as RGBA, its longer side `size` pixels. ValueError where it is no drawing."""
+    try:
+        import resvg_py
+    except ModuleNotFoundError:
+        raise PrepError("drawing SVG needs resvg-py: pip install 'mmfm[quickstart]'") from None
+    # System fonts would make the pictures depend on the machine.
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, skip_system_fonts=True)
+    picture = decode(bytes(png))
+    if picture.height > size:
+        png = resvg_py.svg_to_bytes(svg_string=svg, height=size, skip_system_fonts=True)
+        picture = decode(bytes(png))
+    return picture
+
+
+def is_blank(picture: Image.Image, tolerance: int = 8) -> bool:
+    """Whether nothing is seen of an RGB `picture`: all of it within `tolerance` of one colour."""
+    return all(high - low <= tolerance for low, high in picture.getextrema())
+
+
+def on_white(picture: Image.Image, size: int) -> Image.Image:
+    """`picture` on a white square of `size` pixels: shrunk or enlarged to fit, centred, RGB."""
+    if picture.mode != "RGBA":
+        picture = picture.convert("RGBA")
+    scale = size / max(picture.size)
+    fitted = tuple(max(1, round(side * scale)) for side in picture.size)
+    if fitted != picture.size:
+        # Premultiplied, so that hidden colours of transparent pixels don't bleed into the edges.
+        picture = picture.convert("RGBa").resize(fitted, Image.Resampling.LANCZOS).convert("RGBA")
+    canvas = Image.new("RGBA", (size, size), (255, 255, 255, 255))
+    corner = ((size - picture.width) // 2, (size - picture.height) // 2)
+    canvas.alpha_composite(picture, corner)
+    return canvas.convert("RGB")
+
+
+def png(picture: Image.Image) -> bytes:
+    """`picture` as PNG."""
+    out = io.BytesIO()
+    picture.save(out, format="PNG", compress_level=6)
+    return out.getvalue()

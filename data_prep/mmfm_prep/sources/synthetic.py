@@ -1,0 +1,293 @@
+"""A small tri-modal set that can be learned, made from nothing in seconds.
+
+    mmfm data make synthetic data/synthetic
+
+Hidden attributes (shape, colour, count, size) are drawn as a small picture, said in a caption
+(English and German) and played as a sound: colour is the pitch, shape the timbre, count the number
+of beeps, size their length. Place, background, angle, detune, phase and noise vary and mean
+nothing. Some samples lack a modality. The combinations in `val` are never seen in `train`. A
+tokenizer trained on the captions goes into the folder ``tokenizer``.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmfm.data.tokenizer import train_bpe
+from mmfm_prep import pictures, sound
+from mmfm_prep.sample import Sample, Texts
+from mmfm_prep.sources.base import Source
+
+COLOURS = {
+    "red": (228, 40, 40),
+    "yellow": (245, 205, 40),
+    "green": (50, 170, 70),
+    "blue": (45, 95, 220),
+    "purple": (150, 60, 185),
+    "grey": (140, 140, 140),
+}
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring")
+COUNTS = (1, 2, 3)
+SIZES = ("small", "large")
+
+GERMAN_COLOURS = dict(zip(COLOURS, ("rot", "gelb", "grün", "blau", "violett", "grau"), strict=True))
+GERMAN_SIZES = {"small": "klein", "large": "groß"}
+# singular, plural, ending of the adjective after "ein"
+GERMAN_SHAPES = {
+    "circle": ("Kreis", "Kreise", "er"),
+    "square": ("Quadrat", "Quadrate", "es"),
+    "triangle": ("Dreieck", "Dreiecke", "es"),
+    "star": ("Stern", "Sterne", "er"),
+    "cross": ("Kreuz", "Kreuze", "es"),
+    "ring": ("Ring", "Ringe", "er"),
+}
+# Strength of the harmonics 1, 2, 3 … of each shape's timbre
+TIMBRES = {
+    "circle": (1.0,),
+    "square": (1.0, 0.0, 0.6, 0.0, 0.4, 0.0, 0.3),
+    "triangle": (0.2, 1.0, 0.2),
+    "star": (1.0, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3),
+    "cross": (0.3, 0.0, 0.3, 1.0),
+    "ring": (0.6, 0.0, 1.0, 0.0, 0.0, 0.6),
+}
+PITCHES = dict(zip(COLOURS, (220.0, 262.0, 311.0, 370.0, 440.0, 523.0), strict=True))
+
+
+class Thing(NamedTuple):
+    """The hidden attributes; equal ones mean the same."""
+
+    shape: str
+    colour: str
+    count: int
+    size: str
+
+    @property
+    def group(self) -> str:
+        return f"{self.count}-{self.size}-{self.colour}-{self.shape}"
+
+
+@dataclass(kw_only=True)
+class Config(Source):
+    """Options of the synthetic set."""
+
+    licence: ClassVar[str] = "CC0-1.0"
+
+    train_samples: int = 2048
+    val_samples: int = 512
+    image_size: int = 32
+    sample_rate: int = 8000
+    seconds: float = 0.5
+    val_combinations: float = 0.2
+    """The share of attribute combinations kept for `val`."""
+    sets: dict[str, float] = field(
+        default_factory=lambda: {
+            "audio+image+text": 0.55,
+            "image+text": 0.15,
+            "audio+text": 0.15,
+            "audio+image": 0.15,
+        }
+    )
+    """The share of each modality set; any of the seven may be named."""
+    vocab_size: int = 400
+    samples_per_shard: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        possible = {"+".join(c) for n in (1, 2, 3) for c in itertools.combinations(_MODALITIES, n)}
+        for name, share in self.sets.items():
+            if name not in possible:
+                raise ValueError(f"sets: {name!r} must be one of {', '.join(sorted(possible))}")
+            if not share >= 0:
+                raise ValueError(f"sets.{name} = {share}: must be 0 or more")
+        if not sum(self.sets.values()) > 0:
+            raise ValueError("sets: the shares must not all be 0")
+        if not 0 < self.val_combinations < 1:
+            raise ValueError(f"val_combinations = {self.val_combinations}: must be between 0 and 1")
+        if self.train_samples < 1 or self.val_samples < 1:
+            raise ValueError("train_samples and val_samples must be 1 or more")
+        if self.image_size < 16 or self.seconds < 0.1 or self.sample_rate < 4000:
+            raise ValueError("image_size is at least 16, seconds 0.1, sample_rate 4000")
+
+    def total(self) -> int:
+        return self.train_samples + self.val_samples
+
+    def held_out(self) -> tuple[str, ...]:
+        return ("val",)
+
+    def samples(self) -> Iterator[Sample]:
+        things = [Thing(*t) for t in itertools.product(SHAPES, COLOURS, COUNTS, SIZES)]
+        np.random.default_rng([self.seed, 0]).shuffle(things)  # type: ignore[arg-type]
+        held = max(1, round(self.val_combinations * len(things)))
+        for number, (split, pool, size) in enumerate(
+            (
+                ("train", things[held:], self.train_samples),
+                ("val", things[:held], self.val_samples),
+            )
+        ):
+            rng = np.random.default_rng([self.seed, 1, number])
+            sets = _exact_shares(self.sets, size)
+            rng.shuffle(sets)
+            # Every combination equally often, in random order
+            order = np.concatenate(
+                [rng.permutation(len(pool)) for _ in range(-(-size // len(pool)))]
+            )
+            for i in range(size):
+                yield self._sample(split, i, pool[order[i]], sets[i].split("+"))
+
+    def finish(self, folder: Path) -> None:
+        things = [Thing(*t) for t in itertools.product(SHAPES, COLOURS, COUNTS, SIZES)]
+        all_texts = [t for thing in things for texts in captions(thing).values() for t in texts]
+        train_bpe(all_texts, self.vocab_size, folder / "tokenizer")
+
+    def _sample(self, split: str, number: int, thing: Thing, modalities: list[str]) -> Sample:
+        # One generator a sample and modality: its looks don't depend on what else it has.
+        seeds = [self.seed, 2, split == "val", number]
+        image = audio = texts = None
+        if "image" in modalities:
+            picture = draw(thing, self.image_size, np.random.default_rng([*seeds, 0]))
+            image = pictures.png(picture)
+        if "audio" in modalities:
+            wave = play(thing, self.sample_rate, self.seconds, np.random.default_rng([*seeds, 1]))
+            audio = sound.encode(wave, self.sample_rate)
+        if "text" in modalities:
+            texts = captions(thing)
+            for phrases in texts.values():
+                np.random.default_rng([*seeds, 2]).shuffle(phrases)
+        return Sample(
+            key=f"{number:06d}",
+            id=f"synthetic/{split}/{number:06d}",
+            group=thing.group,
+            split=split,
+            image=image,
+            audio=audio,
+            texts=texts,
+            labels={"shape": thing.shape, "colour": thing.colour},
+            source="synthetic",
+            licence=self.licence,
+        )
+
+
+_MODALITIES = ("audio", "image", "text")
+
+
+def _exact_shares(shares: dict[str, float], size: int) -> list[str]:
+    """`size` names in the proportions of `shares`, rounded by largest remainder."""
+    total = sum(shares.values())
+    exact = {name: size * share / total for name, share in shares.items()}
+    counts = {name: math.floor(value) for name, value in exact.items()}
+    by_remainder = sorted(exact, key=lambda n: (counts[n] - exact[n], n))
+    for name in by_remainder[: size - sum(counts.values())]:
+        counts[name] += 1
+    return [name for name, n in counts.items() for _ in range(n)]
+
+
+def captions(thing: Thing) -> Texts:
+    """What may be said of `thing`, in English and German."""
+    words = {1: "one", 2: "two", 3: "three"}
+    noun = (
+        thing.shape
+        if thing.count == 1
+        else f"{thing.shape}{'es' if thing.shape == 'cross' else 's'}"
+    )
+    what = f"{thing.size} {thing.colour} {noun}"
+    english = [
+        f"{words[thing.count]} {what}",
+        f"a picture of {'a' if thing.count == 1 else words[thing.count]} {what}",
+        f"there {'is' if thing.count == 1 else 'are'} {words[thing.count]} {what} here",
+        f"{what}, {words[thing.count]} of them" if thing.count > 1 else f"{what}, just one",
+    ]
+    singular, plural, ending = GERMAN_SHAPES[thing.shape]
+    size, colour = GERMAN_SIZES[thing.size], GERMAN_COLOURS[thing.colour]
+    if thing.count == 1:
+        german = f"ein {size}{ending} {colour}{ending} {singular}"
+    else:
+        german = f"{({2: 'zwei', 3: 'drei'})[thing.count]} {size}e {colour}e {plural}"
+    return {"en": english, "de": [german, f"hier {'ist' if thing.count == 1 else 'sind'} {german}"]}
+
+
+def draw(thing: Thing, size: int, rng: np.random.Generator) -> Image.Image:
+    """`thing` on a pale or dark background, at random places and angles that don't overlap."""
+    scale = 4  # drawn larger and shrunk: smooth edges
+    background = int(rng.choice([15, 235])) + int(rng.integers(-15, 16))
+    canvas = Image.new("RGB", (size * scale, size * scale), (background,) * 3)
+    pen = ImageDraw.Draw(canvas)
+    cells = rng.permutation(4)[: thing.count]  # one quarter of the picture each
+    jittered = [
+        c + int(n) for c, n in zip(COLOURS[thing.colour], rng.integers(-12, 13, 3), strict=True)
+    ]
+    fill = tuple(min(255, max(0, c)) for c in jittered)
+    cell = size * scale / 2
+    radius = cell * (0.47 if thing.size == "large" else 0.3)
+    for place in cells:
+        room = cell / 2 - radius
+        x = (place % 2 + 0.5) * cell + rng.uniform(-room, room)
+        y = (place // 2 + 0.5) * cell + rng.uniform(-room, room)
+        _shape(pen, thing.shape, float(x), float(y), radius, rng.uniform(-0.25, 0.25), fill)
+        if thing.shape == "ring":
+            r = radius * 0.5
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=(background,) * 3)
+    return canvas.resize((size, size), Image.Resampling.BOX)
+
+
+def _shape(
+    pen: ImageDraw.ImageDraw,
+    shape: str,
+    x: float,
+    y: float,
+    radius: float,
+    angle: float,
+    fill: tuple[int, ...],
+) -> None:
+    if shape in ("circle", "ring"):
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
+        return
+    corners: list[tuple[float, float]] = {  # (radius, angle in turns) of each corner
+        "square": [(1.0, (2 * i + 1) / 8) for i in range(4)],
+        "triangle": [(1.0, i / 3) for i in range(3)],
+        "star": [(1.0 if i % 2 == 0 else 0.42, i / 10) for i in range(10)],
+        "cross": [
+            (1.0 if i % 3 else 0.42, (i // 3) / 4 + (-0.125, -0.05, 0.05)[i % 3]) for i in range(12)
+        ],
+    }[shape]
+    pen.polygon(
+        [
+            (
+                x + radius * r * math.sin(2 * math.pi * a + angle),
+                y - radius * r * math.cos(2 * math.pi * a + angle),
+            )
+            for r, a in corners
+        ],
+        fill=fill,
+    )
+
+
+def play(thing: Thing, rate: int, seconds: float, rng: np.random.Generator) -> sound.Wave:
+    """`thing` as beeps: [rate · seconds] samples."""
+    time = np.arange(round(rate * seconds)) / rate
+    pitch = PITCHES[thing.colour] * 2 ** (rng.uniform(-0.2, 0.2) / 12)
+    tone = np.zeros_like(time)
+    for number, strength in enumerate(TIMBRES[thing.shape], 1):
+        if number * pitch < 0.45 * rate:
+            phase = rng.uniform(0, 2 * math.pi)
+            tone += strength * np.sin(2 * math.pi * number * pitch * time + phase)
+    slot = seconds / max(COUNTS)
+    envelope = np.zeros_like(time)
+    start = rng.uniform(0, 0.1) * slot + (max(COUNTS) - thing.count) * slot * rng.uniform(0, 1)
+    for beep in range(thing.count):
+        since = time - start - beep * slot
+        length = slot * (0.8 if thing.size == "large" else 0.3)
+        inside = (since >= 0) & (since < length)
+        ramp = np.minimum(1, np.minimum(since, length - since) / 0.008)
+        envelope[inside] = ramp[inside]
+    wave = tone * envelope
+    wave *= rng.uniform(0.4, 0.8) / np.abs(wave).max()
+    wave += rng.normal(0, 0.005, len(time))
+    return wave.astype(np.float32)

@@ -1,0 +1,162 @@
+"""Writes samples into WebDataset shards, their indexes and manifest.json, all or nothing.
+
+Everything goes into a hidden folder beside the target, which is renamed when it is complete: a
+dataset folder is either whole or not there. Shards hold one split and one modality set each. Equal
+samples give equal bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import webdataset
+
+from mmfm.data.index import index_path
+from mmfm.data.tar import build_index
+from mmfm_prep.errors import PrepError
+from mmfm_prep.leaks import LeakCounter
+from mmfm_prep.sample import Sample
+
+FORMAT = 1
+
+
+class DatasetWriter:
+    """Takes samples in any order and keeps one open shard for each (split, modality set)."""
+
+    def __init__(self, folder: Path, samples_per_shard: int = 1024) -> None:
+        self.folder = folder
+        self.samples_per_shard = samples_per_shard
+        self.leaks = LeakCounter()
+        self._writers: dict[tuple[str, str], webdataset.ShardWriter] = {}
+        self._shards: dict[str, dict[str, Any]] = {}
+        self._labels: defaultdict[str, set[str]] = defaultdict(set)
+        self._ids: set[str] = set()
+        self._keys: set[tuple[str, str]] = set()
+
+    def write(self, sample: Sample) -> None:
+        """Append one sample; PrepError where its id, or its key in the split, was there before."""
+        if sample.id in self._ids:
+            raise PrepError(f"two samples have the id {sample.id!r}: ids are unique in a dataset")
+        if (sample.split, sample.key) in self._keys:
+            raise PrepError(f"two samples of split {sample.split!r} have the key {sample.key!r}")
+        self._ids.add(sample.id)
+        self._keys.add((sample.split, sample.key))
+        place = (sample.split, sample.modality_set)
+        if place not in self._writers:
+            self._writers[place] = self._open(*place)
+        writer = self._writers[place]
+        writer.write(sample.files())
+        name = Path(writer.fname).name
+        shard = self._shards.setdefault(name, _shard(name, *place))
+        shard["samples"] += 1
+        shard["modality_sets"][sample.modality_set] += 1
+        for name, value in sample.labels.items():
+            self._labels[name].add(value)
+        self.leaks.add(
+            sample.split,
+            sample.group,
+            image=sample.image,
+            audio=sample.audio,
+            texts=sample.all_texts(),
+        )
+
+    def close(self) -> None:
+        """End the last shards."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def manifest(self, **header: Any) -> dict[str, Any]:
+        """The manifest of what was written (`close` first), with `header` (command, licence, seed
+        …) at its top.
+        """
+        shards = [self._shards[name] for name in sorted(self._shards)]
+        totals: Counter[str] = Counter()
+        for shard in shards:
+            totals.update(shard["modality_sets"])
+        return {
+            "format": FORMAT,
+            **header,
+            "splits": sorted({s["split"] for s in shards}),
+            "labels": {name: sorted(values) for name, values in sorted(self._labels.items())},
+            "totals": dict(sorted(totals.items())),
+            "shards": shards,
+        }
+
+    def _open(self, split: str, modality_set: str) -> webdataset.ShardWriter:
+        stem = f"{split}-{modality_set.replace('+', '_') or 'empty'}"
+        return webdataset.ShardWriter(
+            str(self.folder.absolute() / stem).replace("%", "%%") + "-%06d.tar",
+            maxcount=self.samples_per_shard,
+            verbose=0,
+            post=self._ended,
+            # Fixed owner and time: the same samples give the same bytes on any day and machine.
+            user="mmfm",
+            group="mmfm",
+            mtime=0,
+            encoder=False,
+        )
+
+    def _ended(self, name: str) -> None:
+        path = Path(name)
+        shard = self._shards[path.name]
+        shard["bytes"], shard["sha256"] = path.stat().st_size, file_sha256(path)
+        build_index(path).save(index_path(path))
+
+
+def _shard(name: str, split: str, modality_set: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "bytes": 0,
+        "sha256": "",
+        "samples": 0,
+        "modality_sets": {modality_set: 0},
+        "split": split,
+    }
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON."""
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` that takes its place when the block ends well, and vanishes
+    when it doesn't.
+    """
+    target = target.absolute()
+    if target.exists() and not target.is_dir():
+        raise PrepError(f"{target} is a file: name a folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise PrepError(f"can't write beside {target}: {error.strerror}") from None
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        if target.is_dir():
+            old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+            target.rename(old / target.name)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    finally:
+        if temporary.exists():
+            shutil.rmtree(temporary)
