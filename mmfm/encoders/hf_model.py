@@ -21,6 +21,8 @@ from mmfm.encoders._corrupt import corrupt, special_ids
 from mmfm.encoders.base import Encoder, EncoderConfig
 from mmfm.layers.pooling import mean_pool
 
+UNUSED = ("pooler.", "masked_spec_embed")  # tensors that mmfm doesn't use, and some files lack
+
 
 @dataclass(kw_only=True)
 class Config(EncoderConfig):
@@ -38,13 +40,14 @@ class Config(EncoderConfig):
     def build(self, assets: Path | None = None) -> Encoder:
         source = self.name if assets is None else str(assets)
         model = _load(source, weights=assets is None)
-        if model.main_input_name == "input_ids":
+        one_stack = hasattr(model.config, "hidden_size") and not model.config.is_encoder_decoder
+        if one_stack and model.main_input_name == "input_ids":
             return HfText(self, source, model).finish()
-        if hasattr(model, "feature_extractor"):
+        if one_stack and hasattr(model, "feature_extractor"):
             return HfWaveform(self, source, model).finish()
         raise ValueError(
-            f"{source!r} is a {type(model).__name__}, which reads {model.main_input_name}; "
-            "hf_model takes text models (input_ids) and waveform models such as wav2vec 2.0"
+            f"{source!r} is a {type(model).__name__} ({model.main_input_name}): hf_model "
+            "takes text encoders such as BERT and waveform encoders such as wav2vec 2.0"
         )
 
 
@@ -59,7 +62,7 @@ class HfText(Encoder):
         self.model: Any = model
         self.tokenizer = load_tokenizer(source)
         self.width = model.config.hidden_size
-        vocab_size, most = model.config.vocab_size, model.config.max_position_embeddings
+        vocab_size, most = model.config.vocab_size, _longest(model)
         if self.tokenizer.vocab_size > vocab_size:
             raise ValueError(
                 f"the tokenizer of {source!r} has {self.tokenizer.vocab_size} tokens, its model "
@@ -152,13 +155,22 @@ def _standardise(audio_BS: Tensor, valid_BS: Tensor | None) -> Tensor:
     return centred / (variance + 1e-7).sqrt()
 
 
+def _longest(model: Any) -> int:
+    """The most tokens that the model has positions for."""
+    most: int = getattr(model.config, "max_position_embeddings", 1_000_000)
+    table = getattr(getattr(model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    # RoBERTa and its kin number positions from the padding's id on.
+    return most if padding is None else most - padding - 1
+
+
 def _load(source: str, weights: bool) -> Any:
     """The model of a folder or name, with its weights or freshly initialised."""
     from transformers import AutoConfig, AutoModel  # takes seconds
 
     try:
         if not weights:
-            return AutoModel.from_config(AutoConfig.from_pretrained(source))
+            return AutoModel.from_config(AutoConfig.from_pretrained(source), dtype=torch.float32)
         model, report = AutoModel.from_pretrained(
             source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
         )
@@ -167,7 +179,7 @@ def _load(source: str, weights: bool) -> Any:
             f"can't load {source!r} with transformers: give a folder with config.json and "
             f"model.safetensors, or a name on the hub and the network to reach it ({error})"
         ) from None
-    missing = sorted(k for k in report["missing_keys"] if not k.startswith("pooler."))
+    missing = sorted(k for k in report["missing_keys"] if not k.startswith(UNUSED))
     wrong = missing + sorted(str(k) for k in report["mismatched_keys"])
     if wrong:
         raise ValueError(f"the weights of {source!r} lack {len(wrong)} tensors: {wrong[:3]}")

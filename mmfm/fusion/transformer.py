@@ -25,12 +25,11 @@ class Config(TransformerConfig):
 
 
 class TransformerFusion(Fusion):
-    """A learned [CLS] token, then each modality's tokens projected to `width` plus its learned
-    modality embedding.
+    """A learned [CLS] token, then each modality's tokens, projected to `width`.
 
-    Places that a sample lacks (padding, or a modality it doesn't have) are no keys of the
-    attention. Pooled is the output of the [CLS] token. Tokens carry their positions from their
-    encoders.
+    The bias of a modality's projection is its learned modality embedding. Places that a sample
+    lacks (padding, or a modality it doesn't have) are no keys of the attention. Pooled is the
+    output of the [CLS] token. Tokens carry their positions from their encoders.
     """
 
     def __init__(self, config: Config, widths: Mapping[str, int]) -> None:
@@ -38,12 +37,10 @@ class TransformerFusion(Fusion):
         self.width = config.width
         self.projections = nn.ModuleDict({m: nn.Linear(w, self.width) for m, w in widths.items()})
         self.projections.apply(init_weights)
-        self.modality_embedding = nn.ParameterDict(
-            {m: nn.Parameter(torch.empty(self.width)) for m in widths}
-        )
+        for projection in self.projections.values():
+            nn.init.trunc_normal_(projection.bias, std=0.02)
         self.cls = nn.Parameter(torch.empty(self.width))
-        for parameter in [self.cls, *self.modality_embedding.values()]:
-            nn.init.trunc_normal_(parameter, std=0.02)
+        nn.init.trunc_normal_(self.cls, std=0.02)
         self.transformer = config.transformer()
 
     def forward(
@@ -52,7 +49,7 @@ class TransformerFusion(Fusion):
         cls = self.cls.expand(samples, 1, -1)
         parts, valid = [cls], [torch.ones(samples, 1, dtype=torch.bool, device=cls.device)]
         for m, x in inputs.items():
-            tokens = self.projections[m](x.tokens) + self.modality_embedding[m]
+            tokens = self.projections[m](x.tokens)
             length = tokens.shape[1]
             parts.append(
                 tokens.new_zeros(samples, length, self.width).index_copy(0, x.rows, tokens)
