@@ -71,7 +71,7 @@ def mean(values: NDArray[Any]) -> Statistic:
 
 
 def median(values: NDArray[Any]) -> Statistic:
-    """The statistic "median of `values` [n]" (an even number: the mean of the two in the middle)."""
+    """The statistic "median of `values` [n]" (of an even number, the mean of the middle two)."""
     order = np.argsort(values, kind="stable")
     ordered = np.asarray(values, dtype=np.float64)[order]
 

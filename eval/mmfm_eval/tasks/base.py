@@ -27,6 +27,10 @@ from mmfm_eval.readings import Encoded, Ints, Predictor, Reading, encode_reading
 T = TypeVar("T")
 
 
+class AgreedError(ValueError):
+    """An error that every rank raises together, so that one of them may tell of it for all."""
+
+
 class Score(NamedTuple):
     """One number with what is needed to judge it; shares are in 0..1, ranks count from 1.
 
@@ -128,11 +132,11 @@ def on_main(compute: Callable[[], T]) -> T:
     if distributed.is_main():
         try:
             outcome = (compute(), None)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             outcome = (None, str(error))
     result, problem = distributed.broadcast_object(outcome)
     if problem is not None:
-        raise ValueError(problem)
+        raise AgreedError(problem)
     return result  # type: ignore[no-any-return]
 
 

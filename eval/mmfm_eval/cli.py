@@ -1,0 +1,90 @@
+"""The command `mmfm eval`: run a suite on a checkpoint and write results.json and report.html.
+
+mmfm eval runs/quickstart/checkpoints/latest configs/eval/quickstart.yaml
+deepspeed --num_gpus 2 --module mmfm eval CHECKPOINT SUITE.yaml batch_size=128
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0, or 2 with one line on standard error for what the user can mend."""
+    args = _parser().parse_intermixed_args(argv)
+    from mmfm import distributed  # only now: torch takes seconds, and --help needs none of it
+    from mmfm_eval.tasks.base import AgreedError
+
+    try:
+        distributed.init()
+        return _evaluate(args)
+    except (ValueError, OSError) as error:
+        if distributed.is_main() or not isinstance(error, AgreedError):
+            where = "" if distributed.world_size() == 1 else f" (rank {distributed.rank()})"
+            print(f"mmfm eval: error{where}: {error}", file=sys.stderr)
+        return 2
+    finally:
+        distributed.shutdown()
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from mmfm import config, distributed
+    from mmfm_eval import runner
+    from mmfm_eval.report import page, terminal
+    from mmfm_eval.results import write_all
+    from mmfm_eval.suite import SuiteConfig
+    from mmfm_eval.tasks.base import on_main
+
+    suite = runner.agreed(lambda: config.load(SuiteConfig, args.suite, args.overrides))
+    checkpoint = runner.agreed(lambda: _find_checkpoint(args.checkpoint))
+    plan = runner.prepare(suite, checkpoint, args.device)
+    if args.dry_run:
+        if distributed.is_main():
+            print(plan.describe())
+        return 0
+    results = runner.run(plan, checkpoint)
+    out = args.out or default_folder(checkpoint, suite.name)
+    files = {"results.json": results.to_json(), "report.html": page.render(results)}
+    on_main(lambda: write_all(out, files))
+    if distributed.is_main():
+        terminal.show(results)
+        print(f"{out / 'results.json'}  {out / 'report.html'}")
+    return 0
+
+
+def _find_checkpoint(path: Path) -> Path:
+    """The checkpoint folder itself, links followed."""
+    if not (path / "manifest.json").is_file():
+        raise ValueError(f"{path} is no checkpoint: there is no manifest.json in it")
+    return path.resolve()
+
+
+def default_folder(checkpoint: Path, suite: str) -> Path:
+    """``<run>/eval/<suite>/<checkpoint>``, where the checkpoint lies in ``<run>/checkpoints`` or in
+    ``<run>``.
+    """
+    run = checkpoint.parent
+    if run.name == "checkpoints":
+        run = run.parent
+    return run / "eval" / suite / checkpoint.name
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mmfm eval", description="Judge a checkpoint by a suite of tasks."
+    )
+    parser.add_argument("checkpoint", type=Path, help="folder of a checkpoint")
+    parser.add_argument("suite", type=Path, help="YAML file of the suite")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file"
+    )
+    parser.add_argument("--out", type=Path, help="folder for results.json and report.html")
+    parser.add_argument(
+        "--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    return parser

@@ -1,0 +1,48 @@
+"""report.html: one self-contained page; nothing is loaded from anywhere."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+import jinja2
+
+from mmfm_eval.report.rows import rows
+from mmfm_eval.results import Results
+
+
+def render(results: Results) -> str:
+    """The page as text."""
+    text = resources.files("mmfm_eval.report").joinpath("page.html.j2").read_text("utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    tasks = [_task(name, results) for name in results.scores]
+    left_out = [
+        (source, reason, count)
+        for source, reasons in results.left_out.items()
+        for reason, count in reasons.items()
+    ]
+    return environment.from_string(text).render(
+        results=results,
+        tasks=tasks,
+        left_out=left_out,
+        fingerprint=results.protocol["fingerprint"][:12],
+        protocol=json.dumps(results.protocol, indent=2, ensure_ascii=False),
+    )
+
+
+def _task(name: str, results: Results) -> dict[str, Any]:
+    details = dict(results.details.get(name, {}))
+    per_class = details.pop("per_class", [])
+    shown = rows(results.scores[name])
+    directions = list(dict.fromkeys(row.direction for row in shown))
+    return {
+        "name": name.replace("_", " "),
+        "kind": results.protocol["suite"]["tasks"][name]["type"].replace("_", " "),
+        "directions": [(d, [row for row in shown if row.direction == d]) for d in directions],
+        "baseline_name": next((row.baseline_name for row in shown if row.baseline_name), ""),
+        "facts": {key.replace("_", " "): value for key, value in details.items()},
+        "per_class": per_class,
+    }

@@ -1,0 +1,140 @@
+"""Scores as people read them: names, percentages, and a plain verdict. Shared by the terminal and
+the page.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mmfm_eval.tasks.base import Score
+
+_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro F1",
+    "ece": "calibration error",
+    "median_rank": "median rank",
+}
+_LOWER_IS_BETTER = ("median_rank", "ece")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One score ready to be shown; positions run from 0 (left) to 100 on the row's axis."""
+
+    direction: str
+    metric: str
+    value: str
+    interval: str
+    chance: str
+    baseline: str
+    baseline_name: str
+    n: str
+    verdict: str
+    good: bool
+    lower_is_better: bool
+    at: float
+    low: float | None
+    high: float | None
+    chance_at: float | None
+    baseline_at: float | None
+
+
+def rows(scores: list[Score]) -> list[Row]:
+    """The rows of one task. Shares lie on 0..100 %, ranks on a logarithmic axis that all ranks of
+    the task share.
+    """
+    ranks = [
+        x
+        for s in scores
+        if is_rank(s.name)
+        for x in (s.value, s.chance, s.baseline, *(s.ci95 or ()))
+        if x is not None
+    ]
+    return [_row(s, max(ranks, default=1.0)) for s in scores]
+
+
+def is_rank(name: str) -> bool:
+    return name.endswith("median_rank")
+
+
+def _row(s: Score, longest: float) -> Row:
+    rank = is_rank(s.name)
+    direction, metric = split_name(s.name)
+
+    def show(x: float | None) -> str:
+        return "–" if x is None else _number(x, s.name)
+
+    def place(x: float | None) -> float | None:
+        if x is None:
+            return None
+        share = math.log(max(x, 1)) / math.log(max(longest, 2)) if rank else x
+        return round(100 * min(max(share, 0.0), 1.0), 2)
+
+    low, high = s.ci95 or (None, None)
+    verdict, good = judge(s)
+    at = place(s.value)
+    assert at is not None
+    return Row(
+        direction=direction,
+        metric=metric,
+        value=show(s.value),
+        interval="" if s.ci95 is None else f"{show(low).removesuffix(' %')} – {show(high)}",
+        chance=show(s.chance),
+        baseline=show(s.baseline),
+        baseline_name=s.baseline_name or "",
+        n=f"{s.n:,}",
+        verdict=verdict,
+        good=good,
+        lower_is_better=s.name.endswith(_LOWER_IS_BETTER),
+        at=at,
+        low=place(low),
+        high=place(high),
+        chance_at=place(s.chance),
+        baseline_at=place(s.baseline),
+    )
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """``image_to_text_median_rank`` ▶ ("image ▶ text", "median rank"); without a direction it is
+    empty.
+    """
+    for ending in ("median_rank", "MRR", "R@10", "R@1", "R@5"):
+        if name.endswith(f"_{ending}"):
+            direction = name[: -len(ending) - 1].replace("_to_", " ▶ ")
+            return direction, _NAMES.get(ending, ending)
+    return "", _NAMES.get(name, name)
+
+
+def judge(s: Score) -> tuple[str, bool]:
+    """What the interval says about chance and baseline, and whether that is good news."""
+    if s.ci95 is None or (s.chance is None and s.baseline is None):
+        return "", True
+    sign = -1 if s.name.endswith(_LOWER_IS_BETTER) else 1
+    worst, best = sorted(sign * x for x in s.ci95)
+
+    def against(other: float, what: str) -> tuple[str, bool]:
+        if worst > sign * other:
+            return f"beats {what}", True
+        if best < sign * other:
+            return f"worse than {what}", False
+        return f"no clear difference to {what}", False
+
+    if s.chance is not None:
+        verdict, good = against(s.chance, "chance")
+        if not good or s.baseline is None:
+            return verdict, good
+    assert s.baseline is not None
+    verdict, good = against(s.baseline, "the baseline")
+    if good and s.chance is not None:
+        return "beats chance and baseline", True
+    return verdict, good
+
+
+def _number(x: float, name: str) -> str:
+    if name.endswith("MRR"):
+        return f"{x:.3f}"
+    if is_rank(name):
+        return f"{x:,.0f}" if x == int(x) or x >= 100 else f"{x:.1f}"
+    percent = 100 * x
+    return f"{percent:.2f} %" if 0 < percent < 1 else f"{percent:.1f} %"

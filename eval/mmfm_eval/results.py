@@ -1,0 +1,136 @@
+"""results.json: scores with the protocol that made them, hashed, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mmfm.config import to_dict
+from mmfm_eval.suite import SuiteConfig
+from mmfm_eval.tasks.base import Score
+
+LIBRARIES = ("numpy", "pillow", "scikit-learn", "soundfile", "soxr", "tokenizers", "torch")
+LIBRARIES += ("torchaudio", "torchvision", "timm", "transformers")
+
+
+@dataclass
+class Results:
+    """What an evaluation found: `model` and `protocol` as plain JSON, scores and details by task.
+
+    `left_out[source]` counts, by reason, the samples of a source that could not be read.
+    """
+
+    model: dict[str, Any]
+    suite: str
+    protocol: dict[str, Any]
+    scores: dict[str, list[Score]]
+    details: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_out: dict[str, dict[str, int]] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """The mapping that results.json holds."""
+        rows = [
+            {
+                "task": task,
+                "metric": s.name,
+                "value": s.value,
+                "n": s.n,
+                "ci95": None if s.ci95 is None else list(s.ci95),
+                "chance": s.chance,
+                "baseline": s.baseline,
+                "baseline_name": s.baseline_name,
+            }
+            for task, scores in self.scores.items()
+            for s in scores
+        ]
+        return {
+            "model": self.model,
+            "suite": self.suite,
+            "protocol": self.protocol,
+            "results": rows,
+            "details": self.details,
+            "left_out": self.left_out,
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def protocol(
+    suite: SuiteConfig,
+    *,
+    checkpoint_sha256: str,
+    digests: Mapping[str, str],
+    specs: Mapping[str, Any],
+    device: str,
+) -> dict[str, Any]:
+    """All that could change a score, with two hashes over it.
+
+    `fingerprint` covers everything but where the data lie and how many workers read them; two
+    evaluations with the same one must agree. `suite_fingerprint` leaves out the checkpoint and its
+    preprocessing: scores of two models may be compared where it is equal.
+    """
+    resolved = to_dict(suite)
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed"
+    same_place = {
+        **resolved,
+        "workers": None,
+        "sources": {
+            name: {**source, "path": digests[name]} for name, source in resolved["sources"].items()
+        },
+    }
+    shared = {"suite": same_place, "mmfm": metadata.version("mmfm"), "libraries": versions}
+    own = {"checkpoint": checkpoint_sha256, "specs": specs, "device": device}
+    return {
+        "fingerprint": digest({**shared, **own}),
+        "suite_fingerprint": digest(shared),
+        "suite": resolved,
+        "mmfm": metadata.version("mmfm"),
+        "checkpoint_manifest_sha256": checkpoint_sha256,
+        "data_digests": dict(digests),
+        "preprocessing_sha256": digest(specs),
+        "device": device,
+        "libraries": versions,
+        "interval": "95 % percentile bootstrap over groups, 1,000 resamples",
+    }
+
+
+def digest(value: Any) -> str:
+    """sha256 of `value` as canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_all(folder: Path, files: Mapping[str, str]) -> None:
+    """Write the texts into `folder`: all are complete on disk before the first gets its name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ready = []
+    try:
+        for name, text in files.items():
+            temporary = folder / f".{name}.{os.getpid()}.part"
+            ready.append((temporary, folder / name))
+            with temporary.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for temporary, final in ready:
+            temporary.replace(final)
+    finally:
+        for temporary, _ in ready:
+            temporary.unlink(missing_ok=True)

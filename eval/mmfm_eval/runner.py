@@ -1,0 +1,179 @@
+"""Runs a suite on a checkpoint: open everything, encode, score, compute the baselines."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mmfm.data.sequential import SequentialData
+from mmfm.predictor import untrained
+
+import mmfm
+from mmfm import distributed
+from mmfm.data.manifest import Manifest
+from mmfm_eval.pixels import PixelPredictor
+from mmfm_eval.readings import encode_readings, passes
+from mmfm_eval.results import Results, file_sha256, protocol
+from mmfm_eval.suite import SuiteConfig
+from mmfm_eval.tasks.base import AgreedError, Evaluator, Score, on_main
+
+T = TypeVar("T")
+
+BASELINE_NAMES = {"untrained": "untrained network", "pixels": "nearest pixels"}
+
+
+@dataclass
+class Plan:
+    """A suite with its data and its model open: nothing has run yet."""
+
+    suite: SuiteConfig
+    evaluators: dict[str, Evaluator]
+    manifests: dict[str, Manifest]
+    predictor: Any
+    data: dict[str, SequentialData]
+
+    def describe(self) -> str:
+        """What would run, for people."""
+        lines = [f"suite {self.suite.name}: {len(self.evaluators)} tasks"]
+        for name, manifest in self.manifests.items():
+            lines.append(f"  source {name}: {len(manifest):,} samples")
+        for number, reading in enumerate(passes(_readings(self.evaluators)), 1):
+            what = "head" if reading.logits else " + ".join(reading.modalities)
+            lines.append(f"  pass {number}: {reading.source}, {what}{', fused' * reading.fused}")
+        return "\n".join(lines)
+
+
+def prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
+    """Open all that the suite needs; ValueError, the same on every rank, where something is
+    missing.
+    """
+    return agreed(lambda: _prepare(suite, checkpoint, device))
+
+
+def run(plan: Plan, checkpoint: Path) -> Results:
+    """The results of the suite. Collective; every rank gets them."""
+    found = encode_readings(plan.predictor, plan.data, _readings(plan.evaluators))
+    scores: dict[str, list[Score]] = {}
+    details: dict[str, dict[str, Any]] = {}
+    for name, evaluator in plan.evaluators.items():
+        scores[name], details[name] = on_main(
+            _named(name, lambda e=evaluator: (list(e.score(found)), e.details(found)))
+        )
+    for kind in BASELINE_NAMES:
+        _add_baseline(kind, plan, scores)
+    return Results(
+        model=_describe_model(plan.predictor, checkpoint),
+        suite=plan.suite.name,
+        protocol=protocol(
+            plan.suite,
+            checkpoint_sha256=file_sha256(checkpoint / "manifest.json"),
+            digests={name: m.digest() for name, m in plan.manifests.items()},
+            specs=plan.predictor.specs,
+            device=str(plan.predictor.device.type),
+        ),
+        scores=scores,
+        details=details,
+        left_out=_left_out(plan.data),
+    )
+
+
+def agreed(step: Callable[[], T]) -> T:
+    """`step()` on every rank; where it fails on any, the first ValueError is raised on all."""
+    problem: str | None = None
+    try:
+        result = step()
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    problems = [p for p in distributed.all_gather_object(problem) if p is not None]
+    if problems:
+        raise AgreedError(problems[0])
+    return result
+
+
+def _prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
+    evaluators: dict[str, Evaluator] = {}
+    for name, task in suite.tasks.items():
+        evaluators[name] = _named(name, task.build)()
+        evaluators[name].seed = suite.seed
+        _named(name, lambda e=evaluators[name]: e.check_sources(suite.sources))()
+    manifests = {}
+    for name, source in suite.sources.items():
+        try:
+            manifests[name] = Manifest.open(source.path, source.splits)
+        except ValueError as error:
+            raise ValueError(f"sources.{name}: {error}") from None
+    predictor = mmfm.load(checkpoint, device=device)
+    for name, evaluator in evaluators.items():
+        _named(name, lambda e=evaluator: e.check_model(predictor))()
+    data = {
+        name: SequentialData(
+            manifest, predictor.specs, batch_size=suite.batch_size, workers=suite.workers
+        )
+        for name, manifest in manifests.items()
+    }
+    return Plan(suite, evaluators, manifests, predictor, data)
+
+
+def _named(task: str, step: Callable[[], T]) -> Callable[[], T]:
+    """`step` whose ValueErrors say which task it was."""
+
+    def named() -> T:
+        try:
+            return step()
+        except ValueError as error:
+            raise ValueError(f"tasks.{task}: {error}") from None
+
+    return named
+
+
+def _readings(evaluators: Mapping[str, Evaluator]) -> list[Any]:
+    return [reading for evaluator in evaluators.values() for reading in evaluator.readings]
+
+
+def _add_baseline(kind: str, plan: Plan, scores: dict[str, list[Score]]) -> None:
+    """Put the scores of the baseline `kind` beside those of the tasks that ask for it."""
+    wanting = {name: e for name, e in plan.evaluators.items() if e.baseline == kind}
+    if not wanting:
+        return
+    other = (
+        PixelPredictor(plan.predictor.specs)
+        if kind == "pixels"
+        else untrained(plan.predictor, plan.suite.seed)
+    )
+    found = encode_readings(other, plan.data, _readings(wanting))
+    for name, evaluator in wanting.items():
+        reached = on_main(_named(name, lambda e=evaluator: list(e.score(found))))
+        scores[name] = with_baseline(scores[name], reached, BASELINE_NAMES[kind])
+
+
+def with_baseline(scores: Iterable[Score], reached: Iterable[Score], name: str) -> list[Score]:
+    """`scores` with the values of `reached` (same metrics) as their baseline."""
+    values = {s.name: s.value for s in reached}
+    return [
+        s._replace(baseline=values[s.name], baseline_name=name) if s.name in values else s
+        for s in scores
+    ]
+
+
+def _describe_model(predictor: Any, checkpoint: Path) -> dict[str, Any]:
+    model = predictor.model
+    return {
+        "checkpoint": str(checkpoint),
+        "modalities": list(predictor.specs),
+        "head": None if predictor.head is None else type(predictor.head).__name__,
+        "embed_dim": int(model.embed_dim),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
+
+
+def _left_out(data: Mapping[str, SequentialData]) -> dict[str, dict[str, int]]:
+    out = {}
+    for name, source in data.items():
+        total: Counter[str] = Counter()
+        for part in distributed.all_gather_object(dict(source.bad_counts)):
+            total.update(part)
+        out[name] = dict(sorted(total.items()))
+    return out
