@@ -29,8 +29,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class IndexHeader:
-    """What is known of a shard without its samples. `ignored`: tar members that belong to no
-    sample.
+    """What is known of a shard without its samples.
+
+    `endings`: those that decided the modality sets; `ignored`: tar members that belong to no sample.
     """
 
     bytes: int

@@ -2,8 +2,8 @@
 
 A sample is a run of consecutive tar members with the same key: the path up to the first dot of the
 file name. What follows that dot, in lower case, is the ending, and the endings decide the sample's
-modality set (`modality_endings`). Nothing is ever decoded or unpickled here, but for the question
-whether a sample's JSON holds texts.
+modality set (`modality_endings`). Nothing is unpickled, and nothing is decoded but a sample's JSON,
+to see whether it holds texts.
 """
 
 from __future__ import annotations
