@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +18,7 @@ from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import encode_readings, passes
 from mmfm_eval.results import Results, file_sha256, protocol
 from mmfm_eval.suite import SuiteConfig
-from mmfm_eval.tasks.base import AgreedError, Evaluator, Score, on_main
+from mmfm_eval.tasks.base import AgreedError, Evaluator, Score, on_main, with_baseline
 
 T = TypeVar("T")
 
@@ -147,15 +147,6 @@ def _add_baseline(kind: str, plan: Plan, scores: dict[str, list[Score]]) -> None
     for name, evaluator in wanting.items():
         reached = on_main(_named(name, lambda e=evaluator: list(e.score(found))))
         scores[name] = with_baseline(scores[name], reached, BASELINE_NAMES[kind])
-
-
-def with_baseline(scores: Iterable[Score], reached: Iterable[Score], name: str) -> list[Score]:
-    """`scores` with the values of `reached` (same metrics) as their baseline."""
-    values = {s.name: s.value for s in reached}
-    return [
-        s._replace(baseline=values[s.name], baseline_name=name) if s.name in values else s
-        for s in scores
-    ]
 
 
 def _describe_model(predictor: Any, checkpoint: Path) -> dict[str, Any]:

@@ -47,6 +47,15 @@ class Score(NamedTuple):
     baseline_name: str | None = None
 
 
+def with_baseline(scores: Iterable[Score], reached: Iterable[Score], name: str) -> list[Score]:
+    """`scores` with the values of `reached` (same metrics) as their baseline."""
+    values = {s.name: s.value for s in reached}
+    return [
+        s._replace(baseline=values[s.name], baseline_name=name) if s.name in values else s
+        for s in scores
+    ]
+
+
 @dataclass(frozen=True)
 class Rows:
     """Features [n,D] of one modality of one source with the rows' ids, groups and labels (negative:
