@@ -3,22 +3,25 @@
 `PretrainTask` is a model with objectives, `FinetuneTask` a model with a head. Both are plain `nn.Module`s without any
 trainer: in a loop of your own,
 
-    losses = task(task.prepare(batch)).losses
-    loss = task.total(losses, {name: count for name, (_, count) in losses.items()})
+    batch = task.prepare(batch)
+    loss = task.total(task(batch).losses, task.counts(batch))
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 
+from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
 from mmfm.masking import derive_seed, draw_mask, mix_ints
-from mmfm.model import Model
+from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.objectives.base import CachedObjective, Objective
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
@@ -37,69 +40,30 @@ class Output:
     scalars: StepRows = field(default_factory=dict)
 
 
+@dataclass(kw_only=True)
+class PretrainTaskConfig:
+    """The parts of a pretraining recipe that make its task."""
+
+    model: ModelConfig
+    objectives: dict[str, Annotated[Any, Component("mmfm.objectives")]]
+
+
+@dataclass(kw_only=True)
+class FinetuneTaskConfig:
+    """The parts of a fine-tuning recipe that make its task."""
+
+    model: ModelConfig
+    head: Annotated[Any, Component("mmfm.heads")]
+
+
 class Task(nn.Module):
-    """A model and the reads that its losses need. `weights` holds the weight of each loss."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-        self.weights: dict[str, float] = {}
-
-    def prepare(self, batch: Batch) -> Batch:
-        """`batch` with what is drawn before any encoder runs (masks)."""
-        return batch
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """The count of each loss in a prepared micro-batch."""
-        raise NotImplementedError
-
-    def total(self, losses: LossTerms, counts: Mapping[str, Tensor]) -> Tensor:
-        """This rank's part of the step's loss: weighted sums over the step's global `counts`."""
-        parts = [
-            self.weights[name] * total / counts[name].clamp(min=1).to(total.dtype)
-            for name, (total, _) in losses.items()
-        ]
-        return torch.stack(parts).sum() if parts else torch.zeros(())
-
-    def features(self, batch: Batch, reads: Iterable[Read]) -> dict[Read, Features]:
-        """Run each encoder once for each view that is read, and fusion once for each fused read."""
-        reads = tuple(dict.fromkeys(reads))
-        found: dict[Read, Features] = {}
-        for view in dict.fromkeys(read.view for read in reads):
-            of_view = [read for read in reads if read.view == view]
-            wanted = {m for read in of_view for m in read.modalities}
-            encoded = self._encode(batch, [m for m in self.model.encoders if m in wanted], view)
-            for read in of_view:
-                if read.fused:
-                    self._reseed(batch, f"{view}/{'+'.join(read.modalities)}")
-                    found[read] = self.model.fuse(encoded, read.modalities)
-                else:
-                    found[read] = encoded
-        return found
-
-    def _encode(self, batch: Batch, modalities: list[str], view: View) -> Features:
-        merged = Features(batch_size=len(batch["sample_id"]))
-        masks = batch.get("masks") if view == "masked" else None
-        for modality in modalities:
-            # Each encoder has its own seed, so its dropout is the same whichever other encoders run.
-            self._reseed(batch, f"{view}/{modality}")
-            one = self.model.encode(batch, (modality,), view, masks)
-            for name in ("rows", "tokens", "valid", "pooled", "embedding", "kept", "masked", "targets"):
-                getattr(merged, name).update(getattr(one, name))
-        return merged
-
-    def _reseed(self, batch: Batch, use: str) -> None:
-        if self.training and "dropout_seed" in batch:
-            torch.manual_seed(mix_ints(batch["dropout_seed"], _salt(use)))
-
-
-class PretrainTask(Task):
-    """A model and named objectives. The trainer may split a step by `rows_only` and `gradients` (grad_cache)."""
+    """A model and named objectives with their weights. The trainer may split a step (see `forward`)."""
 
     def __init__(self, model: Model, objectives: Mapping[str, tuple[Objective, float]]) -> None:
-        super().__init__(model)
+        super().__init__()
+        self.model = model
         self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
-        self.objective_weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.weights = {name: weight for name, (_, weight) in objectives.items()}
         self.mask_ratios: dict[str, float] = {}
         for name, (objective, _) in objectives.items():
             for modality, ratio in objective.masks.items():
@@ -112,26 +76,39 @@ class PretrainTask(Task):
     @property
     def cached(self) -> dict[str, CachedObjective]:
         """The objectives that compare all samples of the step."""
-        return {n: o for n, o in self.objectives.items() if isinstance(o, CachedObjective)}
+        return {n: o for n, o in self._named() if isinstance(o, CachedObjective)}
+
+    def _named(self) -> Iterator[tuple[str, Objective]]:
+        for name, objective in self.objectives.items():
+            assert isinstance(objective, Objective)
+            yield name, objective
 
     def prepare(self, batch: Batch) -> Batch:
-        """Draw the masks of the masked view: a pure function of each sample's `mask_seed`."""
+        """`batch` with the masks of the masked view: a pure function of each sample's `mask_seed`."""
         masks = {}
         for modality, ratio in self.mask_ratios.items():
             if modality in batch:
-                encoder = self.model.encoders[modality]
+                encoder = self.model.encoder(modality)
                 maskable = encoder.maskable(batch[modality], batch.get(f"{modality}_mask"))
                 seeds = batch["mask_seed"][batch["rows"][modality]]
                 masks[modality] = draw_mask(maskable, ratio, derive_seed(seeds, _salt(modality)))
         return {**batch, "masks": masks}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        counts: dict[str, Tensor] = {}
-        for name, objective in self.objectives.items():
-            for term, count in objective.counts(batch, batch["masks"]).items():
-                counts[f"{name}/{term}"] = count
-                self.weights[f"{name}/{term}"] = self.objective_weights[name]
-        return counts
+        """The count of each loss in a prepared micro-batch, by ``objective/term``."""
+        return {
+            f"{name}/{term}": count
+            for name, objective in self._named()
+            for term, count in objective.counts(batch, batch["masks"]).items()
+        }
+
+    def total(self, losses: LossTerms, counts: Mapping[str, Tensor]) -> Tensor:
+        """This rank's part of the step's loss: weighted sums over the step's global `counts`."""
+        parts = [
+            self.weights[name.split("/")[0]] * total / counts[name].clamp(min=1).to(total.dtype)
+            for name, (total, _) in losses.items()
+        ]
+        return torch.stack(parts).sum() if parts else torch.zeros(())
 
     def forward(
         self,
@@ -145,7 +122,7 @@ class PretrainTask(Task):
         the surrogate that hands these gradients at their rows (and scalars, where given) back.
         """
         cached = self.cached
-        active = cached if rows_only else dict(self.objectives.items())
+        active = dict(cached if rows_only else self._named())
         features = self.features(batch, [read for o in active.values() for read in o.reads])
         output = Output()
         for name, objective in active.items():
@@ -155,7 +132,7 @@ class PretrainTask(Task):
             elif gradients is not None and name in cached:
                 values = {**cached[name].rows(features, batch), **cached[name].scalars()}
                 for key, gradient in gradients[name].items():
-                    part = (values[key] * gradient).sum()
+                    part = (values[key].float() * gradient).sum()
                     output.surrogate = part if output.surrogate is None else output.surrogate + part
             else:
                 for term, pair in objective(features, batch).items():
@@ -170,21 +147,77 @@ class PretrainTask(Task):
             for term, pair in objective.loss(rows[name], scalars[name]).items()
         }
 
+    def features(self, batch: Batch, reads: Iterable[Read]) -> dict[Read, Features]:
+        """Run each encoder once for each view that is read, and fusion once for each fused read."""
+        reads = tuple(dict.fromkeys(reads))
+        found: dict[Read, Features] = {}
+        for view in dict.fromkeys(read.view for read in reads):
+            of_view = [read for read in reads if read.view == view]
+            wanted = {m for read in of_view for m in read.modalities}
+            encoded = self._encode(batch, [m for m in self.model.encoders if m in wanted], view)
+            for read in of_view:
+                # A step may lack every modality of a read; then there is nothing to fuse.
+                if read.fused and any(m in encoded.rows for m in read.modalities):
+                    self._reseed(batch, f"{view}/{'+'.join(read.modalities)}")
+                    found[read] = self.model.fuse(encoded, read.modalities)
+                else:
+                    found[read] = encoded
+        return found
+
+    def _encode(self, batch: Batch, modalities: list[str], view: View) -> Features:
+        merged = Features(batch_size=len(batch["sample_id"]))
+        masks = batch.get("masks") if view == "masked" else None
+        for modality in modalities:
+            # Each encoder has its own seed, so its dropout is the same whichever other encoders run.
+            self._reseed(batch, f"{view}/{modality}")
+            one = self.model.encode(batch, (modality,), view, masks)
+            for name in ENCODED:
+                getattr(merged, name).update(getattr(one, name))
+        return merged
+
+    def _reseed(self, batch: Batch, use: str) -> None:
+        if self.training and "dropout_seed" in batch:
+            torch.manual_seed(mix_ints(batch["dropout_seed"], _salt(use)))
+
+
+class PretrainTask(Task):
+    """A model and the objectives of a pretraining recipe."""
+
+    @classmethod
+    def build(cls, config: PretrainTaskConfig, assets: Path | None = None) -> PretrainTask:
+        """The task of a recipe; `assets`: a checkpoint's folder of what the encoders need."""
+        if not config.objectives:
+            raise ConfigError("objectives: name at least one")
+        model = config.model.build(assets)
+        objectives = {}
+        for name, objective in config.objectives.items():
+            try:
+                objectives[name] = (objective.build(model), objective.weight)
+            except ValueError as error:
+                raise ConfigError(f"objectives.{name}: {error}") from None
+        return cls(model, objectives)
+
 
 class FinetuneTask(Task):
-    """A model and a head."""
+    """A model and a head; the head's loss is the one objective."""
 
-    def __init__(self, model: Model, head: Head) -> None:
-        super().__init__(model)
-        self.head = head
+    @classmethod
+    def build(
+        cls, config: FinetuneTaskConfig, label_names: Sequence[str], assets: Path | None = None
+    ) -> FinetuneTask:
+        """The task of a recipe with the label names that its data has."""
+        model = config.model.build(assets)
+        try:
+            head: Head = config.head.build(model, label_names)
+        except ValueError as error:
+            raise ConfigError(f"head: {error}") from None
+        return cls(model, {"head": (head.objective(), 1.0)})
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        counts = self.head.counts(batch)
-        self.weights = dict.fromkeys(counts, 1.0)
-        return counts
-
-    def forward(self, batch: Batch) -> Output:
-        return Output(losses=self.head.loss(self.outputs(batch), batch))
+    @property
+    def head(self) -> Head:
+        head = self.objectives["head"].head
+        assert isinstance(head, Head)
+        return head
 
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
         """The head's outputs of a batch, without a loss."""

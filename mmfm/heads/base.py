@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmfm.objectives.base import CachedObjective, Objective, ReadFeatures
 from mmfm.types import Batch, Features, LossTerms, Read
 
 Metric = Callable[[Any, Any], float]
@@ -41,3 +42,44 @@ class Head(nn.Module):
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What a user wants of `outputs`."""
         raise NotImplementedError
+
+    def objective(self) -> Objective:
+        """The head as an objective, for the task."""
+        return HeadObjective(self)
+
+
+class HeadObjective(Objective):
+    """A head's loss as an objective."""
+
+    def __init__(self, head: Head) -> None:
+        super().__init__()
+        self.head = head
+        self.reads = head.reads
+
+    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.head.counts(batch)
+
+    def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
+        return self.head.loss(self.head(features, batch), batch)
+
+
+class CachedHeadObjective(CachedObjective):
+    """A head whose loss is that of a cached objective, e.g. contrastive."""
+
+    def __init__(self, head: Head, inner: CachedObjective) -> None:
+        super().__init__()
+        self.head = head
+        self.reads = head.reads
+        self._inner = [inner]  # a part of the head already; in a list, it is not registered twice
+
+    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.head.counts(batch)
+
+    def rows(self, features: ReadFeatures, batch: Batch) -> dict[str, Tensor]:
+        return self._inner[0].rows(features, batch)
+
+    def scalars(self) -> dict[str, Tensor]:
+        return self._inner[0].scalars()
+
+    def loss(self, rows: dict[str, Tensor], scalars: dict[str, Tensor]) -> LossTerms:
+        return self._inner[0].loss(rows, scalars)

@@ -50,13 +50,15 @@ class ClassificationHead(Head):
         if len(label_names) < 2:
             raise ValueError(f"label {config.label!r} has {len(label_names)} name: nothing to tell apart")
         fused = len(config.modalities) > 1
-        if fused and model.fusion is None:
-            raise ValueError("head.modalities names several, but model.fusion is null")
         self.label = config.label
         self.label_names = list(label_names)
         self.read = Read("clean", tuple(sorted(config.modalities)), fused=fused)
         self.reads = (self.read,)
-        width = model.fusion_width if fused else model.encoders[config.modalities[0]].width
+        width = model.encoder(config.modalities[0]).width
+        if fused:
+            if model.fusion is None:
+                raise ValueError("head.modalities names several, but model.fusion is null")
+            width = model.fusion.width
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width, len(self.label_names))

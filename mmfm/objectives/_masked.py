@@ -21,12 +21,12 @@ def masked_read(modality: str, context: list[str] | None, model: Model) -> tuple
     if model.fusion is None:
         if context not in (None, [modality]):
             raise ValueError(f"context = {context!r} needs model.fusion, which is null")
-        return Read("masked", (modality,)), model.encoders[modality].width
+        return Read("masked", (modality,)), model.encoder(modality).width
     modalities = set(model.encoders) if context is None else {modality, *context}
     unknown = modalities - set(model.encoders)
     if unknown:
         raise ValueError(f"context names {sorted(unknown)}, the model has {', '.join(model.encoders)}")
-    return Read("masked", tuple(sorted(modalities)), fused=True), model.fusion_width
+    return Read("masked", tuple(sorted(modalities)), fused=True), model.fusion.width
 
 
 def masked_counts(modality: str, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:

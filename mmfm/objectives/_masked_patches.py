@@ -41,7 +41,9 @@ class MaskedPatches(Objective):
         self.normalise = config.normalise
         read, width = masked_read(modality, config.context, model)
         self.reads = (read,)
-        encoder = model.encoders[modality]
+        encoder = model.encoder(modality)
+        if not encoder.has_patches or encoder.grid_length is None:
+            raise ValueError(f"the encoder of {modality!r} has no patches to reconstruct")
         if encoder.cache:
             raise ValueError(
                 f"masked_{modality} can't stand behind model.encoders.{modality}.cache: the cached tokens have seen "
@@ -53,7 +55,7 @@ class MaskedPatches(Objective):
         nn.init.normal_(self.mask_token, std=0.02)
         nn.init.normal_(self.position, std=0.02)
         self.decoder = Transformer(
-            width=config.decoder_width, layers=config.decoder_layers, heads=config.decoder_heads
+            config.decoder_width, config.decoder_layers, config.decoder_heads
         )
         self.predict = nn.Linear(config.decoder_width, encoder.patch_dim)
 

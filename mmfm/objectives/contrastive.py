@@ -27,8 +27,9 @@ EqualGroup = Literal["mask", "positive"]
 
 
 @dataclass(kw_only=True)
-class Config(ObjectiveConfig):
-    """`pairs`: two sides each; `equal_group`: samples of one group are masked out or further positives."""
+class ContrastiveConfig(ObjectiveConfig):
+    """`pairs`: two sides each; `equal_group`: other samples of a row's group are masked out, or are
+    further positives."""
 
     pairs: list[list[str]] = field(default_factory=lambda: [["image", "text"]])
     temperature: float = 0.07
@@ -44,6 +45,11 @@ class Config(ObjectiveConfig):
             raise ValueError(
                 f"temperature = {self.temperature} is below 1 / max_logit_scale = {1 / self.max_logit_scale}"
             )
+
+
+@dataclass(kw_only=True)
+class Config(ContrastiveConfig):
+    """The settings of `ContrastiveConfig`."""
 
     def build(self, model: Model) -> Contrastive:
         return Contrastive(self, model)
@@ -62,9 +68,9 @@ class LogitScale(nn.Module):
 
 
 class Contrastive(CachedObjective):
-    """Symmetric InfoNCE for each pair; the terms are named ``a▶b`` by their sides, e.g. ``image_text``."""
+    """Symmetric InfoNCE for each pair; the terms are named by their sides, e.g. ``image_text``."""
 
-    def __init__(self, config: Config, model: Model) -> None:
+    def __init__(self, config: ContrastiveConfig, model: Model) -> None:
         super().__init__()
         self.pairs = [(_side(a, model), _side(b, model)) for a, b in config.pairs]
         self.reads = tuple(dict.fromkeys(side for pair in self.pairs for side in pair))

@@ -1,0 +1,63 @@
+"""The DeepSpeed configuration, derived from mmfm's own in one pure function.
+
+Every key that affects the mathematics is written out, because some of DeepSpeed's defaults change it (its gradient
+clipping is 1.0 where nothing is said). Any key can be overridden under ``deepspeed:`` in the recipe.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, Literal
+
+Precision = Literal["fp32", "bf16"]
+
+OWNED_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+
+
+def deepspeed_config(
+    *,
+    global_batch_size: int,
+    micro_batch_size: int,
+    world_size: int,
+    zero_stage: int,
+    precision: Precision,
+    grad_clip: float,
+    overrides: dict[str, Any],
+) -> dict[str, Any]:
+    """DeepSpeed's JSON as a mapping; raises ValueError for overrides of what the recipe owns."""
+    for key in OWNED_KEYS:
+        if key in overrides:
+            raise ValueError(
+                f"deepspeed.{key} follows from data.global_batch_size, train.micro_batch_size and the number of "
+                "ranks; set those"
+            )
+    config: dict[str, Any] = {
+        "train_batch_size": global_batch_size,
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "gradient_accumulation_steps": global_batch_size // (micro_batch_size * world_size),
+        "gradient_clipping": grad_clip,
+        "prescale_gradients": False,
+        "gradient_predivide_factor": 1.0,
+        "communication_data_type": "fp32",
+        "fp16": {"enabled": False},
+        "bf16": {"enabled": precision == "bf16"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": {
+            "stage": zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": False,
+            "reduce_scatter": True,
+        },
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": None,
+        "wall_clock_breakdown": False,
+    }
+    return _merge(config, overrides)
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else copy.deepcopy(value)
+    return merged

@@ -1,0 +1,71 @@
+"""The DeepSpeed engine: started from a plain configuration, and the few places where ZeRO needs care."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmfm import distributed
+from mmfm.train.optim import OptimConfig, build_optimizer
+
+# The launcher reads this variable too; without it DeepSpeed warns on every import without a GPU.
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+import deepspeed
+import deepspeed.ops
+from deepspeed.utils import logger as deepspeed_logger
+
+# Its all-reduce through shared memory is compiled at first use, which takes a compiler and a minute; gloo is there.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def start_process_group() -> None:
+    """Start the process group through DeepSpeed, also for one process."""
+    deepspeed_logger.setLevel(logging.WARNING)
+    if not torch.distributed.is_initialized():
+        for key, value in _ONE_PROCESS.items():
+            os.environ.setdefault(key, value)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(distributed.device())
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+_ONE_PROCESS = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",
+}
+
+
+def start_engine(task: nn.Module, optim: OptimConfig, config: dict[str, Any]) -> Any:
+    """`task` on a DeepSpeed engine; its parameters must be equal on all ranks or rank 0's count."""
+    start_process_group()
+    task = task.to(distributed.device())
+    optimizer = build_optimizer(task, optim)
+    engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=config)
+    return engine
+
+
+def zero_stale_gradients(engine: Any) -> None:
+    """Before a step's first backward: ZeRO-3 would otherwise update a module that this step leaves out with the
+    gradient of the step before."""
+    buffer = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
+    if buffer is not None:
+        buffer.zero_()
+
+
+def plain_grad_norm(engine: Any) -> float | None:
+    """Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm: taken here, before `engine.step`, from
+    the reduced gradients. None at every other stage, where the engine knows it after the step."""
+    if engine.zero_optimization() or engine.bfloat16_enabled():
+        return None
+    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0

@@ -1,0 +1,226 @@
+"""One training step on a DeepSpeed engine, exact for any number of ranks, micro-batches and ZeRO stage.
+
+    trainer = Trainer(task, TrainConfig(), OptimConfig(), global_batch_size=256, seed=0)
+    for micro_batches in pipeline:
+        result = trainer.step(micro_batches)
+
+The trainer knows no modality and no objective. Losses are sums over a global count that is known before the first
+backward; DeepSpeed averages gradients over ranks and micro-batches, so each loss is scaled by their number.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mmfm import distributed
+from mmfm.masking import mix_ints
+from mmfm.task import StepRows, Task
+from mmfm.train.deepspeed_config import Precision, deepspeed_config
+from mmfm.train.engine import plain_grad_norm, start_engine, zero_stale_gradients
+from mmfm.train.optim import OptimConfig
+from mmfm.train.schedule import lr_factor
+from mmfm.types import Batch
+
+
+@dataclass(kw_only=True)
+class TrainConfig:
+    """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is on when there is
+    more than one micro-batch and an objective that compares all samples; false needs `micro_batch_negatives` then,
+    by which each micro-batch is compared within itself only."""
+
+    max_steps: int = 1000
+    micro_batch_size: int | None = None
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    precision: Precision = "fp32"
+    grad_cache: Literal["auto"] | bool = "auto"
+    micro_batch_negatives: bool = False
+    save_every: int = 500
+    keep_checkpoints: int = 2
+    eval_every: int = 500
+    log_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_steps", "save_every", "eval_every", "log_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+
+
+@dataclass
+class StepResult:
+    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping."""
+
+    loss: float
+    losses: dict[str, float]
+    grad_norm: float
+    lr: float
+
+
+class Trainer:
+    """A task on a DeepSpeed engine."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        optim: OptimConfig,
+        *,
+        global_batch_size: int,
+        seed: int,
+        deepspeed: dict[str, Any] | None = None,
+    ) -> None:
+        world_size = distributed.launched_world_size()
+        share = global_batch_size // world_size
+        micro_batch_size = config.micro_batch_size or share
+        if global_batch_size % world_size or share % micro_batch_size:
+            raise ValueError(
+                f"data.global_batch_size = {global_batch_size} on {world_size} ranks is {global_batch_size / world_size:g} "
+                f"samples a rank, not a multiple of train.micro_batch_size = {micro_batch_size}"
+            )
+        self.grad_accum_steps = share // micro_batch_size
+        self.grad_cache = use_grad_cache(config, bool(task.cached), self.grad_accum_steps)
+        self.config, self.optim, self.seed = config, optim, seed
+        self.step_index = 0
+        self.engine = start_engine(
+            task,
+            optim,
+            deepspeed_config(
+                global_batch_size=global_batch_size,
+                micro_batch_size=micro_batch_size,
+                world_size=world_size,
+                zero_stage=config.zero_stage,
+                precision=config.precision,
+                grad_clip=optim.grad_clip,
+                overrides=deepspeed or {},
+            ),
+        )
+
+    @property
+    def task(self) -> Task:
+        return self.engine.module  # type: ignore[no-any-return]
+
+    def step(self, micro_batches: list[Batch], lr: float | None = None) -> StepResult:
+        """Train on all of this rank's micro-batches of one step; `lr` replaces the schedule's."""
+        assert len(micro_batches) == self.grad_accum_steps, "the engine's accumulation is fixed"
+        lr = self._set_lr(lr)
+        self.engine.train()
+        batches = [self._place(b, i) for i, b in enumerate(micro_batches)]
+        counts = self._global_counts(batches)
+        sums = dict.fromkeys(counts, 0.0)
+        zero_stale_gradients(self.engine)
+        gradients = self._cache(batches, counts, sums) if self.grad_cache else None
+        plain_norm: float | None = None
+        for i, batch in enumerate(batches):
+            output = self.engine(batch, gradients=gradients[i] if gradients else None)
+            loss = self.task.total(output.losses, counts)
+            if output.surrogate is not None:
+                loss = loss + output.surrogate
+            self.engine.backward(loss * (distributed.world_size() * self.grad_accum_steps))
+            for name, (total, _) in output.losses.items():
+                sums[name] += float(total.detach())
+            if i == len(batches) - 1:
+                plain_norm = plain_grad_norm(self.engine)
+            self.engine.step()
+        self.step_index += 1
+        grad_norm = self.engine.get_global_grad_norm() if plain_norm is None else plain_norm
+        return self._result(sums, counts, float(grad_norm), lr)
+
+    def _cache(
+        self, batches: list[Batch], counts: dict[str, Tensor], sums: dict[str, float]
+    ) -> list[StepRows]:
+        """The gradient of the cached losses at each micro-batch's rows (Gao et al. 2021, arXiv:2101.06983)."""
+        with torch.no_grad():
+            outputs = [self.engine(batch, rows_only=True) for batch in batches]
+        rows = {
+            name: {key: torch.cat([o.rows[name][key] for o in outputs]) for key in first}
+            for name, first in outputs[0].rows.items()
+        }
+        scalars = outputs[0].scalars
+        leaves = {
+            (name, key): value.detach().requires_grad_()
+            for part in (rows, scalars)
+            for name, values in part.items()
+            for key, value in values.items()
+            if value.is_floating_point()
+        }
+        for (name, key), leaf in leaves.items():
+            (rows if key in rows[name] else scalars)[name][key] = leaf
+        losses = self.task.cached_losses(rows, scalars)
+        loss = self.task.total(losses, counts)
+        found: tuple[Tensor | None, ...] = (None,) * len(leaves)
+        if loss.requires_grad:
+            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+        for name, (total, _) in losses.items():
+            sums[name] += float(total.detach())
+        split: list[StepRows] = [{name: {} for name in rows} for _ in batches]
+        for (name, key), gradient in zip(leaves, found, strict=True):
+            if gradient is None:
+                continue
+            if key in scalars[name]:  # the parameter's gradient counts once a step
+                split[0][name][key] = gradient
+                continue
+            sizes = [len(o.rows[name][key]) for o in outputs]
+            for part, piece in zip(split, torch.split(gradient, sizes), strict=True):
+                part[name][key] = piece
+        return split
+
+    def _place(self, batch: Batch, micro_batch: int) -> Batch:
+        seed = mix_ints(self.seed, self.step_index, distributed.rank(), micro_batch)
+        return self.task.prepare({**to_device(batch, self.engine.device), "dropout_seed": seed})
+
+    def _global_counts(self, batches: list[Batch]) -> dict[str, Tensor]:
+        local = [self.task.counts(batch) for batch in batches]
+        names = list(local[0])
+        totals = torch.stack([torch.stack([c[name] for c in local]).sum() for name in names])
+        distributed.all_reduce_sum(totals)
+        return dict(zip(names, totals, strict=True))
+
+    def _set_lr(self, lr: float | None) -> float:
+        if lr is None:
+            lr = self.optim.lr * lr_factor(
+                self.optim.schedule,
+                self.step_index,
+                self.config.max_steps,
+                self.optim.warmup_steps,
+                self.optim.final_lr_factor,
+            )
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _result(
+        self, sums: dict[str, float], counts: dict[str, Tensor], grad_norm: float, lr: float
+    ) -> StepResult:
+        totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.engine.device)
+        distributed.all_reduce_sum(totals)
+        losses = {
+            name: total / max(1.0, float(counts[name]))
+            for name, total in zip(sums, totals.tolist(), strict=True)
+        }
+        loss = math.fsum(self.task.weights[n.split("/")[0]] * v for n, v in losses.items())
+        return StepResult(loss, losses, grad_norm, lr)
+
+
+def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:
+    """Whether a step runs with grad_cache; ValueError where accumulation would quietly cut the negatives."""
+    if config.grad_cache != "auto" and not config.grad_cache:
+        if compares and grad_accum_steps > 1 and not config.micro_batch_negatives:
+            raise ValueError(
+                "train.grad_cache = false with several micro-batches leaves each sample only the negatives of its own "
+                "micro-batch; set train.grad_cache=auto, or train.micro_batch_negatives=true to accept that"
+            )
+        return False
+    return compares and (config.grad_cache is True or grad_accum_steps > 1)
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor in it, also inside mappings, on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return value

@@ -1,0 +1,33 @@
+"""Run a module of the tests under the real DeepSpeed launcher, on CPU with gloo."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def deepspeed(ranks: int, module: str, *arguments: str, check: bool = True, timeout: float = 300):
+    """``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` in the project's root; returns the finished process."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    launcher = Path(sys.executable).parent / "deepspeed"
+    command = [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port)]
+    command += ["--module", module, *arguments]
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "DS_ACCELERATOR": "cpu",
+        "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+    return done

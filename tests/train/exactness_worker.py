@@ -1,0 +1,109 @@
+"""Train the tiny model in every case of the equality matrix, in one process group; see test_exactness.py.
+
+    deepspeed --num_gpus 2 --module tests.train.exactness_worker TOKENIZER OUT
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+from deepspeed.utils import safe_get_full_grad
+from safetensors.torch import save_file
+
+from mmfm import distributed
+from mmfm.train.engine import start_process_group
+from mmfm.train.optim import OptimConfig
+from mmfm.train.trainer import TrainConfig, Trainer
+from tests import tiny
+
+STEPS = 3
+SGD = OptimConfig(type="sgd", lr=0.1, weight_decay=0.0, grad_clip=0.0, schedule="constant")
+ADAMW = OptimConfig(lr=1e-3, weight_decay=0.01, grad_clip=0.0, schedule="constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    stage: int
+    parts: int  # micro-batches a step
+    missing: bool  # audio is left out of every second step
+    optimizer: str
+
+    @property
+    def name(self) -> str:
+        left_out = "missing" if self.missing else "all"
+        return f"stage{self.stage}-{self.parts}parts-{left_out}-{self.optimizer}"
+
+
+CASES = [
+    Case(stage, parts, missing, optimizer)
+    for stage in (0, 1, 2, 3)
+    for parts in (1, 2, 4)
+    for missing in (False, True)
+    for optimizer in ("sgd", "adamw")
+]
+
+
+def left_out(case: Case, step: int) -> str | None:
+    return "audio" if case.missing and step % 2 == 1 else None
+
+
+def run(case: Case, tokenizer: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    rank, world_size = distributed.rank(), distributed.world_size()
+    share = tiny.GLOBAL_BATCH // world_size
+    trainer = Trainer(
+        tiny.make_task(tokenizer, seed=0),
+        TrainConfig(zero_stage=case.stage, micro_batch_size=share // case.parts),
+        SGD if case.optimizer == "sgd" else ADAMW,
+        global_batch_size=tiny.GLOBAL_BATCH,
+        seed=0,
+        deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+    )
+    assert trainer.grad_cache == (case.parts > 1)
+    gradients: dict[str, torch.Tensor] = {}
+    losses = []
+    for step in range(STEPS):
+        batch = tiny.make_batch(step, left_out(case, step))
+        parts = tiny.micro_batches(batch, rank, world_size, share // case.parts)
+        capture(trainer, gradients, step)
+        losses.append(trainer.step(parts).losses)
+    trainer.engine.destroy()
+    return losses, gradients
+
+
+def capture(trainer: Trainer, gradients: dict[str, torch.Tensor], step: int) -> None:
+    """Copy the full reduced gradients of this step just before they are used."""
+    engine = trainer.engine
+    plain_step = type(engine).step
+
+    def capturing_step() -> None:
+        if engine.is_gradient_accumulation_boundary():
+            for name, parameter in engine.module.named_parameters():
+                gradient = safe_get_full_grad(parameter)
+                if gradient is None:
+                    gradient = torch.zeros(())
+                gradients[f"{step}/{name}"] = gradient.detach().float().clone().contiguous()
+        plain_step(engine)
+
+    engine.step = capturing_step
+
+
+def main() -> None:
+    tokenizer, out = sys.argv[-2], Path(sys.argv[-1])
+    torch.set_num_threads(1)
+    start_process_group()
+    for case in CASES:
+        losses, gradients = run(case, tokenizer)
+        if distributed.is_main():
+            (out / f"{case.name}.json").write_text(json.dumps(losses))
+            if case.optimizer == "sgd":
+                save_file(gradients, out / f"{case.name}.safetensors")
+    distributed.barrier()
+    distributed.shutdown()
+
+
+if __name__ == "__main__":
+    main()
