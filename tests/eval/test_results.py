@@ -13,9 +13,8 @@ import pytest
 from mmfm_eval.report import page, terminal
 from mmfm_eval.report.rows import judge, rows
 from mmfm_eval.results import Results, protocol, write_all
-from mmfm_eval.runner import with_baseline
 from mmfm_eval.suite import SuiteConfig
-from mmfm_eval.tasks.base import Score
+from mmfm_eval.tasks.base import Score, with_baseline
 from rich.console import Console
 
 from mmfm.config import from_dict
