@@ -16,8 +16,10 @@ from mmfm.config import to_dict
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import Score
 
-LIBRARIES = ("numpy", "pillow", "scikit-learn", "soundfile", "soxr", "tokenizers", "torch")
-LIBRARIES += ("torchaudio", "torchvision", "timm", "transformers")
+LIBRARIES = (
+    *("numpy", "pillow", "scikit-learn", "soundfile", "soxr", "timm", "tokenizers"),
+    *("torch", "torchaudio", "torchvision", "transformers"),
+)
 
 
 @dataclass

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +17,7 @@ import mmfm
 from mmfm import distributed
 from mmfm.data.manifest import Manifest
 from mmfm_eval.pixels import PixelPredictor
-from mmfm_eval.readings import encode_readings, passes
+from mmfm_eval.readings import Reading, encode_readings, passes
 from mmfm_eval.results import Results, file_sha256, protocol
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import AgreedError, Evaluator, Score, on_main, with_baseline
@@ -59,9 +61,8 @@ def run(plan: Plan, checkpoint: Path) -> Results:
     scores: dict[str, list[Score]] = {}
     details: dict[str, dict[str, Any]] = {}
     for name, evaluator in plan.evaluators.items():
-        scores[name], details[name] = on_main(
-            _named(name, lambda e=evaluator: (list(e.score(found)), e.details(found)))
-        )
+        with _naming(name):
+            scores[name], details[name] = on_main(partial(_judge, evaluator, found))
     for kind in BASELINE_NAMES:
         _add_baseline(kind, plan, scores)
     return Results(
@@ -96,9 +97,10 @@ def agreed(step: Callable[[], T]) -> T:
 def _prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
     evaluators: dict[str, Evaluator] = {}
     for name, task in suite.tasks.items():
-        evaluators[name] = _named(name, task.build)()
-        evaluators[name].seed = suite.seed
-        _named(name, lambda e=evaluators[name]: e.check_sources(suite.sources))()
+        with _naming(name):
+            evaluators[name] = task.build()
+            evaluators[name].seed = suite.seed
+            evaluators[name].check_sources(suite.sources)
     manifests = {}
     for name, source in suite.sources.items():
         try:
@@ -107,7 +109,8 @@ def _prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
             raise ValueError(f"sources.{name}: {error}") from None
     predictor = mmfm.load(checkpoint, device=device)
     for name, evaluator in evaluators.items():
-        _named(name, lambda e=evaluator: e.check_model(predictor))()
+        with _naming(name):
+            evaluator.check_model(predictor)
     data = {
         name: SequentialData(
             manifest, predictor.specs, batch_size=suite.batch_size, workers=suite.workers
@@ -117,19 +120,23 @@ def _prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
     return Plan(suite, evaluators, manifests, predictor, data)
 
 
-def _named(task: str, step: Callable[[], T]) -> Callable[[], T]:
-    """`step` whose ValueErrors say which task it was."""
-
-    def named() -> T:
-        try:
-            return step()
-        except ValueError as error:
-            raise ValueError(f"tasks.{task}: {error}") from None
-
-    return named
+@contextmanager
+def _naming(task: str) -> Iterator[None]:
+    """Errors in here say which task it was."""
+    try:
+        yield
+    except ValueError as error:
+        kind = AgreedError if isinstance(error, AgreedError) else ValueError
+        raise kind(f"tasks.{task}: {error}") from None
 
 
-def _readings(evaluators: Mapping[str, Evaluator]) -> list[Any]:
+def _judge(
+    evaluator: Evaluator, found: Mapping[Reading, Any]
+) -> tuple[list[Score], dict[str, Any]]:
+    return list(evaluator.score(found)), evaluator.details(found)
+
+
+def _readings(evaluators: Mapping[str, Evaluator]) -> list[Reading]:
     return [reading for evaluator in evaluators.values() for reading in evaluator.readings]
 
 
@@ -145,7 +152,8 @@ def _add_baseline(kind: str, plan: Plan, scores: dict[str, list[Score]]) -> None
     )
     found = encode_readings(other, plan.data, _readings(wanting))
     for name, evaluator in wanting.items():
-        reached = on_main(_named(name, lambda e=evaluator: list(e.score(found))))
+        with _naming(name):
+            reached, _ = on_main(partial(_judge, evaluator, found))
         scores[name] = with_baseline(scores[name], reached, BASELINE_NAMES[kind])
 
 

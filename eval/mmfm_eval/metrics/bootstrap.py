@@ -80,7 +80,7 @@ def median(values: NDArray[Any]) -> Statistic:
         half = cumulative[:, -1:] / 2
         low = np.argmax(cumulative >= half, axis=1)
         high = np.argmax(cumulative > half, axis=1)
-        return (ordered[low] + ordered[high]) / 2
+        return np.asarray((ordered[low] + ordered[high]) / 2, dtype=np.float64)
 
     return statistic
 

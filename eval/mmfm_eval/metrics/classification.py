@@ -34,7 +34,7 @@ def macro_f1(truth: NDArray[Any], predicted: NDArray[Any]) -> Statistic:
     def statistic(weights: Floats) -> Floats:
         total = weights @ is_either
         f1 = 2 * (weights @ is_hit) / np.where(total > 0, total, np.nan)
-        return np.nanmean(f1, axis=1)
+        return np.asarray(np.nanmean(f1, axis=1), dtype=np.float64)
 
     return statistic
 
@@ -51,7 +51,8 @@ def calibration_error(
     gap = (np.asarray(truth) == np.asarray(predicted)) - np.asarray(confidence, dtype=np.float64)
 
     def statistic(weights: Floats) -> Floats:
-        return np.abs(weights @ (one_hot * gap[:, None])).sum(1) / weights.sum(1)
+        error = np.abs(weights @ (one_hot * gap[:, None])).sum(1) / weights.sum(1)
+        return np.asarray(error, dtype=np.float64)
 
     return statistic
 

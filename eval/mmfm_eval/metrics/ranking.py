@@ -113,4 +113,4 @@ def first_rank_distribution(relevant: int, candidates: int) -> Floats:
     before = np.arange(candidates)
     stays = np.clip(candidates - relevant - before, 0, None) / (candidates - before)
     beyond = np.concatenate([[1.0], np.cumprod(stays)])
-    return beyond[:-1] - beyond[1:]
+    return np.asarray(beyond[:-1] - beyond[1:], dtype=np.float64)

@@ -164,8 +164,8 @@ class Retrieval(Evaluator):
         answerable = ranks.relevant > 0
         if not answerable.any():
             raise ValueError(f"{name}: no query has a relevant item in the gallery")
-        rank, relevant, candidates = (column[answerable] for column in ranks)
-        chance = ranking.chance_level(relevant, candidates, AT)
+        rank = ranks.rank[answerable]
+        chance = ranking.chance_level(ranks.relevant[answerable], ranks.candidates[answerable], AT)
         statistics = {f"R@{k}": bootstrap.mean(rank <= k) for k in AT}
         statistics["median_rank"] = bootstrap.median(rank)
         statistics["MRR"] = bootstrap.mean(1 / rank)
