@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmfm_eval.suite import SuiteConfig
+from mmfm_eval.tasks.base import Score
 
 from mmfm import distributed
+from mmfm.config import from_dict
 
 
 @dataclass(frozen=True)
@@ -143,3 +146,23 @@ def concept_source(
         names=[names[g % 4] for g in groups],
         label_names={"animal": names},
     )
+
+
+SOURCE = {"a": {"path": "x"}, "b": {"path": "y"}}
+
+
+def task(**settings: Any) -> Any:
+    suite = {"name": "s", "sources": SOURCE, "tasks": {"t": settings}}
+    return from_dict(SuiteConfig, suite).tasks["t"].build()
+
+
+def retrieval(query: dict[str, Any], gallery: dict[str, Any], **settings: Any) -> Any:
+    return task(type="retrieval", query=query, gallery=gallery, **settings)
+
+
+def scores(evaluator: Any, predictor: Any = None, **data: FakeSource) -> dict[str, Score]:
+    return {s.name: s for s in evaluator(predictor or FakePredictor(), data)}
+
+
+IMAGE, TEXT = {"source": "a", "modality": "image"}, {"source": "a", "modality": "text"}
+LABELLED = {"train": "a", "test": "b", "label": "animal", "modality": "image"}

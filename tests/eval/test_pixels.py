@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from mmfm_eval.pixels import SIDE, PixelPredictor, thumbnails
 
-from tests.eval.fakes import FakeSource, concept_source
-from tests.eval.test_tasks import LABELLED, scores, task
+from tests.eval.fakes import LABELLED, FakeSource, concept_source, scores, task
 
 
 def pictures(source: FakeSource, noise: float, seed: int) -> FakeSource:

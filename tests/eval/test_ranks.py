@@ -13,8 +13,7 @@ from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.tasks.base import AgreedError, on_main
 
 from mmfm import distributed
-from tests.eval.fakes import FakePredictor, concept_source
-from tests.eval.test_tasks import IMAGE, LABELLED, TEXT, retrieval, task
+from tests.eval.fakes import IMAGE, LABELLED, TEXT, FakePredictor, concept_source, retrieval, task
 
 
 def all_scores() -> list[Any]:

@@ -8,31 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmfm_eval.suite import SuiteConfig
-from mmfm_eval.tasks.base import Score
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from mmfm.config import ConfigError, from_dict
-from tests.eval.fakes import FakePredictor, FakeSource, concept_source
-
-SOURCE = {"a": {"path": "x"}, "b": {"path": "y"}}
-
-
-def task(**settings: Any) -> Any:
-    suite = {"name": "s", "sources": SOURCE, "tasks": {"t": settings}}
-    return from_dict(SuiteConfig, suite).tasks["t"].build()
-
-
-def retrieval(query: dict[str, Any], gallery: dict[str, Any], **settings: Any) -> Any:
-    return task(type="retrieval", query=query, gallery=gallery, **settings)
-
-
-def scores(evaluator: Any, predictor: Any = None, **data: FakeSource) -> dict[str, Score]:
-    return {s.name: s for s in evaluator(predictor or FakePredictor(), data)}
-
-
-IMAGE, TEXT = {"source": "a", "modality": "image"}, {"source": "a", "modality": "text"}
+from mmfm.config import ConfigError
+from tests.eval.fakes import (
+    IMAGE,
+    LABELLED,
+    TEXT,
+    FakePredictor,
+    concept_source,
+    retrieval,
+    scores,
+    task,
+)
 
 
 def test_perfect_embeddings_retrieve_everything() -> None:
@@ -128,9 +117,6 @@ def test_what_a_task_lacks_is_named() -> None:
         )
     with pytest.raises(ConfigError, match="compares pictures with pictures"):
         retrieval(IMAGE, TEXT, baseline="pixels")
-
-
-LABELLED = {"train": "a", "test": "b", "label": "animal", "modality": "image"}
 
 
 @pytest.mark.parametrize("kind", ["knn", "linear_probe"])
