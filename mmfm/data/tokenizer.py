@@ -69,6 +69,10 @@ class Tokenizer:
             sorted(special | {i for i in ids.values() if i is not None})
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._backend.encode_special_tokens = True  # not part of the library's own pickled state
+
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
         """Token ids with the special tokens around them, at most `max_length` in all (the text is
         cut).
@@ -85,7 +89,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` without special tokens."""
         text: str = self._backend.decode(list(ids), skip_special_tokens=True)
-        return text
+        return text.strip()
 
     def save(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json into `folder`, from which `load_tokenizer`

@@ -1,0 +1,56 @@
+"""Samples ▶ the batch that the model gets (its keys are described in `mmfm.types`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmfm.data.decode import Sample
+from mmfm.data.feature_cache import CachedOutput
+from mmfm.data.transforms.base import Transform
+from mmfm.types import Batch
+
+
+def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> Batch:
+    """One batch of B samples; a modality that none of them has is left out."""
+    batch: Batch = {
+        "sample_id": [s.sample_id for s in samples],
+        "sample_hash": _int64([s.sample_hash for s in samples]),
+        "group": _int64([s.group for s in samples]),
+        "mask_seed": _int64([s.mask_seed for s in samples]),
+        "rows": {},
+    }
+    labels = [s.label for s in samples if s.label is not None]
+    if labels:
+        assert len(labels) == len(samples)
+        batch["labels"] = _int64(labels)
+    for modality, transform in transforms.items():
+        rows = [i for i, s in enumerate(samples) if modality in s.inputs or modality in s.cached]
+        if not rows:
+            continue
+        batch["rows"][modality] = _int64(rows)
+        if modality in samples[rows[0]].inputs:
+            batch |= transform.collate([samples[i].inputs[modality] for i in rows])
+        if modality in samples[rows[0]].cached:
+            outputs = [samples[i].cached[modality] for i in rows]
+            batch |= {f"{modality}_{k}": v for k, v in _collate_outputs(outputs).items()}
+    return batch
+
+
+def _collate_outputs(outputs: Sequence[CachedOutput]) -> dict[str, Tensor]:
+    """tokens [B, L, D] float32 and tokens_mask [B, L], padded to the longest; pooled [B, D]."""
+    length = max(len(o.tokens) for o in outputs)
+    tokens = torch.zeros(len(outputs), length, outputs[0].tokens.shape[1])
+    mask = torch.zeros(len(outputs), length, dtype=torch.bool)
+    for row, output in enumerate(outputs):
+        tokens[row, : len(output.tokens)] = torch.from_numpy(output.tokens)
+        mask[row, : len(output.mask)] = torch.from_numpy(output.mask)
+    pooled = torch.from_numpy(np.stack([o.pooled for o in outputs])).float()
+    return {"tokens": tokens, "tokens_mask": mask, "pooled": pooled}
+
+
+def _int64(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int64)

@@ -1,0 +1,147 @@
+"""One sample: its files ▶ arrays for each modality, its hashes, seed and label.
+
+All that is random about a sample (which caption, which crop) is drawn from its seed, for each
+modality apart, so that an option of one modality changes nothing for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+
+from mmfm import config
+from mmfm.data.feature_cache import CachedOutput, FeatureCache
+from mmfm.data.reader import RawSample, hash63
+from mmfm.data.transforms.base import BadSample, Transform
+from mmfm.types import IGNORE_INDEX
+
+TRANSFORMS = config.Component("mmfm.data.transforms")
+
+Label = tuple[str, Sequence[str]]
+"""(field of the samples' ``labels``, its class names)."""
+
+
+@dataclass
+class Sample:
+    """One decoded sample. `inputs`: arrays by modality; `cached`: encoder outputs by modality."""
+
+    sample_id: str
+    sample_hash: int
+    group: int
+    mask_seed: int
+    label: int | None
+    inputs: dict[str, Any] = field(default_factory=dict)
+    cached: dict[str, CachedOutput] = field(default_factory=dict)
+
+
+class SampleDecoder:
+    """Raw samples ▶ samples, for the modalities in `transforms`; it can be sent to a worker
+    process.
+
+    A modality in `cache` gets its encoder's outputs; its inputs are decoded too only if it is in
+    `raw` or costs nothing to decode.
+    """
+
+    def __init__(
+        self,
+        transforms: Mapping[str, Transform],
+        *,
+        train: bool,
+        label: Label | None = None,
+        cache: Mapping[str, FeatureCache] | None = None,
+        raw: Collection[str] = (),
+    ) -> None:
+        self.transforms = dict(transforms)
+        self.train = train
+        self.label = label
+        self.cache = dict(cache or {})
+        self.raw = frozenset(raw)
+        for modality in self.cache:
+            if modality not in self.transforms:
+                raise ValueError(
+                    f"there is a feature cache for {modality!r}, but the model has only "
+                    f"{', '.join(self.transforms)}"
+                )
+            if train and self.transforms[modality].augments:
+                raise ValueError(
+                    f"data.transforms.{modality} augments its inputs, but its encoder's outputs "
+                    "come from the feature cache; turn one of the two off"
+                )
+
+    def decode(self, raw: RawSample, seed: int) -> Sample:
+        """Decode what `raw` has of the model's modalities. Raises BadSample."""
+        sample = Sample(
+            sample_id=raw.sample_id,
+            sample_hash=hash63(raw.sample_id),
+            group=hash63(str(raw.meta.get("group") or raw.sample_id)),
+            mask_seed=_derive(seed, "mask"),
+            label=None if self.label is None else _label(raw, *self.label),
+        )
+        try:
+            for modality, transform in self.transforms.items():
+                if modality in raw.modalities:
+                    self._decode_modality(sample, raw, modality, transform, seed)
+        except BadSample as bad:
+            raise BadSample(bad.reason, raw.sample_id, bad.detail) from None
+        return sample
+
+    def _decode_modality(
+        self, sample: Sample, raw: RawSample, modality: str, transform: Transform, seed: int
+    ) -> None:
+        rng = np.random.default_rng(_derive(seed, modality))
+        content = transform.choose(raw.files, raw.meta, rng, self.train)
+        if modality in self.cache:
+            sample.cached[modality] = self.cache[modality].get(content)
+            if not (transform.cheap or modality in self.raw):
+                return
+        sample.inputs[modality] = transform.decode_content(content, rng, self.train)
+
+
+def build_transforms(
+    specs: Mapping[str, Mapping[str, Any]], configs: Mapping[str, Any] | None = None
+) -> dict[str, Transform]:
+    """The transform of each modality in `specs`, from its config or with the settings of its
+    module.
+    """
+    transforms = {}
+    for modality, spec in specs.items():
+        settings = (configs or {}).get(modality)
+        if settings is None:
+            settings = config.component(
+                {"type": modality}, TRANSFORMS, f"data.transforms.{modality}"
+            )
+        transform = settings.build(spec)
+        assert isinstance(transform, Transform)
+        transforms[modality] = transform
+    for modality in configs or {}:
+        if modality not in specs:
+            raise config.ConfigError(
+                f"data.transforms.{modality}: the model has only {', '.join(specs)}"
+            )
+    return transforms
+
+
+def _label(raw: RawSample, name: str, classes: Sequence[str]) -> int:
+    """The class number of label `name`, `IGNORE_INDEX` where there is none."""
+    labels = raw.meta.get("labels")
+    value = labels.get(name) if isinstance(labels, dict) else None
+    if value is None:
+        return IGNORE_INDEX
+    try:
+        return list(classes).index(str(value))
+    except ValueError:
+        known = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
+        raise ValueError(
+            f"{raw.place}.json: label {name} = {value!r} is not one of the {len(classes)} classes "
+            f"of the task ({known})"
+        ) from None
+
+
+def _derive(seed: int, purpose: str) -> int:
+    """A 63-bit seed for one purpose of a sample."""
+    data = seed.to_bytes(8, "big", signed=seed < 0) + purpose.encode()
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "big") >> 1

@@ -1,0 +1,85 @@
+"""Tasks ▶ results in worker processes, through PyTorch's loader: in order, with clear errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Work(Protocol[T_co]):
+    """What a worker does with a task; it is pickled once for each worker."""
+
+    def __getitem__(self, task: Any, /) -> T_co: ...
+
+
+class _Guarded(Dataset[Any]):
+    """Hands a ValueError over as a value: the loader would bury its message in a traceback."""
+
+    def __init__(self, work: Work[Any]) -> None:
+        self.work = work
+
+    def __getitem__(self, task: Any) -> Any:
+        try:
+            return {"result": self.work[task]}
+        except ValueError as error:
+            return {"error": str(error)}
+
+
+class _Tasks:
+    """An iterable without a length, which the loader takes as a sampler."""
+
+    def __init__(self, tasks: Iterable[Any]) -> None:
+        self.tasks = tasks
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.tasks)
+
+
+def load(
+    work: Work[T_co], tasks: Iterable[Any], *, workers: int, prefetch: int, pin_memory: bool
+) -> Iterator[T_co]:
+    """``work[task]`` for each of `tasks`, in their order, whatever the number of `workers`.
+
+    A ValueError in `work` is raised here with its message alone, RuntimeError if a worker died.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _Guarded(work),
+        batch_size=None,
+        sampler=_Tasks(tasks),
+        num_workers=workers,
+        collate_fn=_unchanged,
+        prefetch_factor=prefetch if workers else None,
+        pin_memory=pin_memory,
+        worker_init_fn=_one_thread,
+        # Forked workers would inherit the locks and handles of torch's and CUDA's threads.
+        multiprocessing_context="spawn" if workers else None,
+    )
+    results = iter(loader)
+    while True:
+        try:
+            made = next(results)
+        except StopIteration:
+            return
+        except RuntimeError as error:
+            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+                raise
+            raise RuntimeError(
+                f"a data worker died: {error}. If it was killed for memory, lower data.workers or "
+                "data.prefetch"
+            ) from None
+        if "error" in made:
+            raise ValueError(made["error"])
+        yield made["result"]
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
