@@ -43,8 +43,8 @@ def wav2vec2(tmp_path):
         hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
         conv_dim=[8, 8], conv_kernel=[10, 3], conv_stride=[5, 2], num_feat_extract_layers=2,
         feat_extract_norm="layer", do_stable_layer_norm=True, num_conv_pos_embeddings=4,
-        num_conv_pos_embedding_groups=2, vocab_size=10, layerdrop=0.5, attention_dropout=0.0, hidden_dropout=0.0,
-        feat_proj_dropout=0.0, activation_dropout=0.0,
+        num_conv_pos_embedding_groups=2, vocab_size=10, layerdrop=0.5, attention_dropout=0.0,
+        hidden_dropout=0.0, feat_proj_dropout=0.0, activation_dropout=0.0,
     )  # fmt: skip
     folder = tmp_path / "wav2vec2"
     Wav2Vec2FeatureExtractor(sampling_rate=8000).save_pretrained(folder)
