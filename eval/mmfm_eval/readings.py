@@ -138,17 +138,20 @@ def encode_readings(
 
 
 def _run(predictor: Predictor, data: Mapping[str, Any], reading: Reading) -> Any:
+    """One pass. A source that can't be opened anew with a label has what it was opened with."""
     source = data[reading.source]
     if reading.logits:
         names = list(predictor.head.label_names)
-        found = predictor.logits_batches(source.with_label(predictor.head.label, names))
+        if hasattr(source, "with_label"):
+            source = source.with_label(predictor.head.label, names)
+        found = predictor.logits_batches(source)
         return HeadOutputs(
             np.asarray(found.logits, dtype=np.float64),
             np.asarray(found.labels, dtype=np.int64),
             np.asarray(found.groups, dtype=np.int64),
             names,
         )
-    if reading.label is not None:
+    if reading.label is not None and hasattr(source, "with_label"):
         source = source.with_label(reading.label, label_names(data, reading.label))
     return predictor.encode_batches(
         source, reading.modalities, fused=reading.fused, pooled=reading.pooled

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mmfm.data.sequential import SequentialData
 from mmfm.predictor import untrained
 
 import mmfm
@@ -19,6 +17,7 @@ from mmfm.data.manifest import Manifest
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings, passes
 from mmfm_eval.results import Results, file_sha256, protocol
+from mmfm_eval.sources import Source
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import AgreedError, Evaluator, Score, on_main, with_baseline
 
@@ -35,7 +34,7 @@ class Plan:
     evaluators: dict[str, Evaluator]
     manifests: dict[str, Manifest]
     predictor: Any
-    data: dict[str, SequentialData]
+    data: dict[str, Source]
 
     def describe(self) -> str:
         """What would run, for people."""
@@ -77,7 +76,7 @@ def run(plan: Plan, checkpoint: Path) -> Results:
         ),
         scores=scores,
         details=details,
-        left_out=_left_out(plan.data),
+        left_out={name: source.left_out() for name, source in plan.data.items()},
     )
 
 
@@ -112,8 +111,8 @@ def _prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
         with _naming(name):
             evaluator.check_model(predictor)
     data = {
-        name: SequentialData(
-            manifest, predictor.specs, batch_size=suite.batch_size, workers=suite.workers
+        name: Source(
+            name, manifest, predictor.specs, batch_size=suite.batch_size, workers=suite.workers
         )
         for name, manifest in manifests.items()
     }
@@ -166,13 +165,3 @@ def _describe_model(predictor: Any, checkpoint: Path) -> dict[str, Any]:
         "embed_dim": int(model.embed_dim),
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-
-
-def _left_out(data: Mapping[str, SequentialData]) -> dict[str, dict[str, int]]:
-    out = {}
-    for name, source in data.items():
-        total: Counter[str] = Counter()
-        for part in distributed.all_gather_object(dict(source.bad_counts)):
-            total.update(part)
-        out[name] = dict(sorted(total.items()))
-    return out
