@@ -31,7 +31,7 @@ FORMAT = 1
 class IndexHeader:
     """What is known of a shard without its samples.
 
-    `endings`: those that decided the modality sets; `ignored`: tar members that belong to no sample.
+    `endings`: those that decided the modality sets; `ignored`: tar members without a sample.
     """
 
     bytes: int

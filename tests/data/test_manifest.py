@@ -196,7 +196,8 @@ def test_an_index_that_is_damaged_is_refused(tmp_path: Path) -> None:
     for damaged in (
         whole[: start + 30],
         whole[:-1],
-        whole[:start] + b"\xff" * 8 + whole[start + 8 :],
+        whole[:start] + b"\xff" * 8 + whole[start + 8 :],  # a negative offset
+        whole[: start + 8] + bytes(8) + whole[start + 16 :],  # two samples in one place
     ):
         (tmp_path / "i").write_bytes(damaged)
         with pytest.raises(ValueError, match="delete it, and it is made again"):
@@ -237,6 +238,11 @@ def test_a_tar_cut_anywhere_is_refused(tmp_path: Path) -> None:
         tar.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match=r"a\.tar .*at byte \d+"):
             build_index(tar, ENDINGS)
+    tar.write_bytes(whole[:2100])
+    with pytest.raises(
+        ValueError, match=r"truncated at byte 2100: '1\.txt' needs the bytes 2048 to"
+    ):
+        build_index(tar, ENDINGS)
     tar.write_bytes(whole[: content + 512])
     assert len(build_index(tar, ENDINGS)) == 3
 
@@ -366,6 +372,13 @@ def test_another_tar_of_the_same_size_is_refused(tmp_path: Path) -> None:
         Manifest.open(folder).index(0)
 
 
+def test_other_modalities_than_the_manifest_says(tmp_path: Path) -> None:
+    folder = two_shards(tmp_path)
+    edit(folder, lambda d: d["shards"][0].update(modality_sets={"image": 3}))
+    with pytest.raises(ValueError, match=r"holds \{'text': 3\}, its manifest says \{'image': 3\}"):
+        Manifest.open(folder).index(0)
+
+
 def test_a_sample_that_is_not_where_the_index_says(tmp_path: Path) -> None:
     folder = two_shards(tmp_path)
     tar = folder / "train-0.tar"
@@ -429,10 +442,12 @@ def test_plain_tars_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     # The file is exchanged for another: its old index is not believed.
     write_tar(tar, [("x.txt", b"1")])
     assert Manifest.open(tmp_path).index(0).keys == ["x"]
+    write_tar(tar, [("y.txt", b"1")])  # of equal size
+    assert Manifest.open(tmp_path).index(0).keys == ["y"]
     # Another modality may see more in the same files.
     monkeypatch.setattr(manifest_module, "modality_endings", lambda: {"note": ("txt",)})
     assert Manifest.open(tmp_path).shards[0].modality_sets == {"note": 1}
-    assert len(built) == 3
+    assert len(built) == 4
 
 
 def test_the_index_goes_to_the_users_cache_where_the_folder_cant_be_written(

@@ -106,6 +106,8 @@ def test_samples_are_mixed_within_blocks_of_shards_only() -> None:
     assert [len(b) for b in blocks] == [4, 4, 4]
     assert set.union(*blocks) == set(range(12))
     assert len(set(shards[:20])) > 1  # not one shard after the other
+    later = [d.shard for d in walk(order, 0, 0, 200, start=600)]
+    assert set(later) != blocks[0]  # the next epoch mixes other shards
 
 
 SOURCES = [
@@ -165,7 +167,7 @@ weights_lists = st.lists(st.integers(1, 300), min_size=1, max_size=20)
 
 @settings(max_examples=60, deadline=None)
 @given(weights_lists, st.integers(0, 10**7))
-def test_round_robin_keeps_weights_exactly(weights: list[int], slot: int) -> None:
+def test_round_robin_keeps_weights_exactly_and_evenly(weights: list[int], slot: int) -> None:
     robin = RoundRobin(weights)
     period = sum(weights)
     start = slot * period
@@ -175,6 +177,15 @@ def test_round_robin_keeps_weights_exactly(weights: list[int], slot: int) -> Non
     assert before == robin.draws_before(stratum, slot)
     assert sum(robin.draws_before(s, slot) for s in range(len(weights))) == slot
     assert robin.draws_before(stratum, slot + 1) == before + 1
+    # Never far from its share: less than one draw a stratum.
+    share = Fraction(weights[stratum], period)
+    assert abs(robin.draws_before(stratum, slot) - slot * share) < len(weights)
+
+
+def test_round_robin_is_smooth() -> None:
+    robin = RoundRobin([5, 1, 1])
+    assert "".join("abc"[robin.at(t)[0]] for t in range(14)) == "aabacaa" * 2
+    assert [robin.at(t)[1] for t in (0, 1, 3, 6, 7)] == [0, 1, 2, 4, 5]
 
 
 @settings(max_examples=60, deadline=None)
@@ -369,3 +380,12 @@ def test_permutations_are_uniform(n: int) -> None:
         chi2 = float((((counts - expected) ** 2)[keep] / expected[keep]).sum())
         assert chi2 < 33  # 9 degrees of freedom: one in 10,000
         assert counts[~keep].sum() == 0
+
+
+def test_long_permutations_hide_the_halves_of_their_input() -> None:
+    """Two rounds of a Feistel network would keep the difference of these two inputs."""
+    keys = [hash_ints(k) for k in range(4000)]
+    n, low_bits = 2048, 5
+    differences = [(permute(k, n, 0) ^ permute(k, n, 1 << low_bits)) >> low_bits for k in keys]
+    counts = np.bincount(differences, minlength=64).astype(float)
+    assert float(((counts - 62.5) ** 2 / 62.5).sum()) < 120  # 63 degrees of freedom
