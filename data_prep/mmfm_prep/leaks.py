@@ -61,6 +61,19 @@ class LeakCounter:
             break
         kinds["group"][group][group] += 1
 
+    def ambiguous(self) -> dict[str, dict[str, int]]:
+        """Split ▶ kind ▶ samples whose picture, sound or first text is also that of another group.
+
+        No model can tell these apart: they bound what a retrieval score can reach.
+        """
+        out: dict[str, dict[str, int]] = {}
+        for split, kinds in sorted(self._seen.items()):
+            for kind, hashes in kinds.items():
+                n = sum(sum(groups.values()) for groups in hashes.values() if len(groups) > 1)
+                if n:
+                    out.setdefault(split, {})[kind] = n
+        return out
+
     def report(self, held_out: Iterable[str]) -> Leaks:
         """For each split of `held_out` that has samples: what it shares with the union of the other
         splits.

@@ -62,6 +62,7 @@ def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]
             seed=config.seed,
             held_out=list(config.held_out()),
             leaks=writer.leaks.report(config.held_out()),
+            ambiguous=writer.leaks.ambiguous(),
             notes=config.notes,
         )
         if not manifest["shards"]:

@@ -8,6 +8,7 @@ transparency hides.
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
@@ -35,12 +36,11 @@ def render_svg(svg: str, size: int) -> Image.Image:
         import resvg_py
     except ModuleNotFoundError:
         raise PrepError("drawing SVG needs resvg-py: pip install 'mmfm[quickstart]'") from None
-    # System fonts would make the pictures depend on the machine.
-    png = resvg_py.svg_to_bytes(svg_string=svg, width=size, skip_system_fonts=True)
-    picture = decode(bytes(png))
+    # System fonts would make the pictures depend on the machine; sizes in pt or cm need a dpi.
+    options: dict[str, Any] = {"svg_string": svg, "skip_system_fonts": True, "dpi": 96}
+    picture = decode(bytes(resvg_py.svg_to_bytes(width=size, **options)))
     if picture.height > size:
-        png = resvg_py.svg_to_bytes(svg_string=svg, height=size, skip_system_fonts=True)
-        picture = decode(bytes(png))
+        picture = decode(bytes(resvg_py.svg_to_bytes(height=size, **options)))
     return picture
 
 

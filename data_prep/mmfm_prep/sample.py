@@ -19,6 +19,11 @@ AUDIO_ENDINGS = ("flac", "wav", "ogg")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
 
 
+def all_texts(texts: Texts | None) -> list[str]:
+    """The texts of all languages, in order."""
+    return [text for phrases in (texts or {}).values() for text in phrases]
+
+
 @dataclass(kw_only=True)
 class Sample:
     """What `Source.samples` yields.
@@ -59,10 +64,6 @@ class Sample:
         """The sorted names of what the sample has, joined by ``+``: ``audio+image+text``."""
         present = {"audio": self.audio, "image": self.image, "text": self.texts}
         return "+".join(name for name, value in present.items() if value)
-
-    def all_texts(self) -> list[str]:
-        """The texts of all languages, in order."""
-        return [text for texts in (self.texts or {}).values() for text in texts]
 
     def files(self) -> dict[str, bytes | str]:
         """What webdataset's writer takes: the key and, by ending, the content of each file."""

@@ -23,7 +23,7 @@ from mmfm.data.index import index_path
 from mmfm.data.tar import build_index
 from mmfm_prep.errors import PrepError
 from mmfm_prep.leaks import LeakCounter
-from mmfm_prep.sample import Sample
+from mmfm_prep.sample import Sample, all_texts
 
 FORMAT = 1
 
@@ -65,7 +65,7 @@ class DatasetWriter:
             sample.group,
             image=sample.image,
             audio=sample.audio,
-            texts=sample.all_texts(),
+            texts=all_texts(sample.texts),
         )
 
     def close(self) -> None:

@@ -1,0 +1,47 @@
+"""Splits that don't leak: what is connected by equal content goes into one split, whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+
+
+def connected_components(
+    items: Sequence[str], features: Iterable[tuple[str, Hashable]]
+) -> dict[str, str]:
+    """Item ▶ the name of its component: the smallest item that it is connected with.
+
+    `features`: pairs (item, something it has); two items that have something in common are
+    connected, and so is what they are connected with.
+    """
+    parent = {item: item for item in items}
+
+    def root(item: str) -> str:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    first: dict[Hashable, str] = {}
+    for item, feature in features:
+        one, other = sorted((root(item), root(first.setdefault(feature, item))))
+        parent[other] = one
+    return {item: root(item) for item in items}
+
+
+def assign(names: Iterable[str], shares: Mapping[str, float], seed: int) -> dict[str, str]:
+    """Name ▶ split, drawn in the proportions of `shares` from a hash of seed and name.
+
+    A name keeps its split when others come or go.
+    """
+    total = sum(shares.values())
+    out = {}
+    for name in names:
+        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+        place = int.from_bytes(digest[:8], "big") / 2**64 * total
+        for split, share in shares.items():
+            out[name] = split
+            place -= share
+            if place < 0:
+                break
+    return out
