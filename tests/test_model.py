@@ -280,6 +280,51 @@ def test_the_configuration_survives_a_round_trip(settings):
     assert from_dict(ModelConfig, to_dict(config), "model") == config
 
 
+VIDEO = '''
+from dataclasses import dataclass
+from torch import nn
+from mmfm.encoders.base import Encoder, EncoderConfig
+
+@dataclass(kw_only=True)
+class Config(EncoderConfig):
+    width: int = 10
+
+    def build(self, assets=None):
+        return Frames(self).finish()
+
+class Frames(Encoder):
+    """[B,T,P] ▶ a token for each frame."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.width, self.spec, self.grid_length = config.width, {"frames": 4}, 4
+        self.linear = nn.Linear(6, config.width)
+
+    def encode(self, inputs, valid, keep):
+        tokens = self.linear(inputs)
+        return tokens, tokens.mean(1)
+'''
+
+
+def test_another_modality_is_one_file_outside_the_package(settings, batch, tmp_path, monkeypatch):
+    (tmp_path / "my_video.py").write_text(VIDEO)
+    monkeypatch.syspath_prepend(tmp_path)
+    encoders = {**settings["encoders"], "video": {"type": "my_video"}}
+    with pytest.raises(ConfigError, match="my_video"):  # without a dot it is a name inside mmfm
+        from_dict(ModelConfig, {**settings, "encoders": encoders}, "model")
+    (tmp_path / "my_package").mkdir()
+    (tmp_path / "my_package" / "video.py").write_text(VIDEO)
+    encoders["video"] = {"type": "my_package.video", "width": 8}
+    model = _build({**settings, "encoders": encoders})
+    batch["video"] = torch.randn(3, 4, 6)
+    batch["rows"]["video"] = torch.tensor([0, 2, 4])
+    features = model.encode(batch, [*MODALITIES, "video"])
+    fused = model.fuse(features, ["text", "video"])
+    assert fused.rows["fused"].tolist() == [0, 1, 2, 3, 4]
+    assert fused.fused["video"].shape == (3, 4, 16)
+    assert model.specs["video"] == {"frames": 4}
+
+
 def test_bad_settings_name_their_place(settings):
     image = {**settings["encoders"]["image"], "patch_size": 5}
     with pytest.raises(ConfigError, match=r"model\.encoders\.image: image_size"):

@@ -60,7 +60,8 @@ class Config(EncoderConfig):
             raise ValueError(f"name = {self.name}, but {folder / CONFIG_FILE} says {architecture}")
         model = _create(architecture, **arguments)
         if assets is None:
-            load_weights(model, folder / WEIGHTS_FILE, settings.get("classifier"))
+            classifier = settings.get("classifier", model.default_cfg.get("classifier"))
+            load_weights(model, folder / WEIGHTS_FILE, classifier)
         return TimmModel(self, architecture, model, settings, arguments).finish()
 
 
@@ -73,7 +74,7 @@ class TimmModel(Encoder):
         self,
         config: Config,
         architecture: str,
-        model: nn.Module,
+        model: Any,
         settings: Mapping[str, Any],
         arguments: Mapping[str, Any],
     ) -> None:
@@ -81,9 +82,14 @@ class TimmModel(Encoder):
         self.model: Any = model
         self.token_grid = config.token_grid
         data = timm.data.resolve_data_config(pretrained_cfg=dict(settings))
-        if data["interpolation"] not in ("bilinear", "bicubic"):
-            data["interpolation"] = "bicubic"
         self.image_size = data["input_size"][-1]
+        if tuple(data["input_size"]) != (3, self.image_size, self.image_size):
+            raise ValueError(f"{architecture}: input_size {data['input_size']} is not [3, S, S]")
+        if data["interpolation"] not in ("bilinear", "bicubic"):
+            raise ValueError(
+                f"{architecture}: interpolation {data['interpolation']!r} is neither bilinear nor "
+                "bicubic"
+            )
         self.spec = {
             "size": self.image_size,
             "mean": list(data["mean"]),

@@ -35,10 +35,11 @@ class TransformerFusion(Fusion):
     def __init__(self, config: Config, widths: Mapping[str, int]) -> None:
         super().__init__()
         self.width = config.width
-        self.projections = nn.ModuleDict({m: nn.Linear(w, self.width) for m, w in widths.items()})
-        self.projections.apply(init_weights)
-        for projection in self.projections.values():
+        projections = {m: nn.Linear(w, self.width) for m, w in widths.items()}
+        for projection in projections.values():
+            init_weights(projection)
             nn.init.trunc_normal_(projection.bias, std=0.02)
+        self.projections = nn.ModuleDict(projections)
         self.cls = nn.Parameter(torch.empty(self.width))
         nn.init.trunc_normal_(self.cls, std=0.02)
         self.transformer = config.transformer()

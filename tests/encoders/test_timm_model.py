@@ -188,6 +188,14 @@ def test_bad_settings_are_refused(folder):
         _build(name="test_vit", weights=folder)
     with pytest.raises(ValueError, match=r"can't read .*config.json"):
         _build(weights=folder / "nothing")
+    for change, message in [
+        ({"interpolation": "lanczos"}, "'lanczos' is neither bilinear"),
+        ({"input_size": [3, 96, 64]}, r"\[3, S, S\]"),
+    ]:
+        settings = {"architecture": "test_efficientnet", "pretrained_cfg": change}
+        (folder / "config.json").write_text(json.dumps(settings))
+        with pytest.raises(ValueError, match=message):
+            _build(weights=folder)
     (folder / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="must hold architecture"):
         _build(weights=folder)
