@@ -4,10 +4,6 @@
 a single read. The file is one line of JSON (what `head -1` shows: bytes, sha256, samples, counts by
 modality set) followed by plain arrays, so that an index of 10,000 samples takes about 0.3 MB and
 loads in well under a millisecond. Nothing in it is unpickled.
-
-A sample is a run of consecutive tar members with the same key: the path up to the first dot of the
-file name. What follows that dot, in lower case, is the ending, and the endings decide the sample's
-modality set.
 """
 
 from __future__ import annotations

@@ -209,6 +209,7 @@ def make_index(tar: Path, endings: Endings | None = None) -> ShardIndex:
 
     Where neither can be written it is only returned, with a warning.
     """
+    logger.info("indexing %s", tar)
     index = build_index(tar, endings)
     for path in (index_path(tar), cache_path(tar)):
         try:

@@ -1,5 +1,4 @@
-"""Permutations as pure functions of an integer key, with the same result on every machine and numpy
-version.
+"""Permutations as pure functions of an integer key, the same on every machine and numpy version.
 
 `shuffle(key, n)` is a whole permutation as an array; `permute(key, n, i)` is one element of a
 permutation in constant time and memory, for orders that must be sought rather than replayed.
@@ -21,9 +20,7 @@ _GAMMA = 0x9E3779B97F4A7C15
 _MIX1 = 0xBF58476D1CE4E5B9
 _MIX2 = 0x94D049BB133111EB
 _TABLE_LIMIT = 1024
-"""Up to this length `permute` looks up a cached table (4 KiB at most, 4,096 of them: 16 MiB); above
-it is a cipher.
-"""
+"""Up to this length `permute` keeps tables (4,096 of 4 KiB: 16 MiB); above, it is a cipher."""
 _ROUNDS = 8
 
 
@@ -34,9 +31,7 @@ def hash_ints(*values: int) -> int:
 
 
 def _mix(x: int) -> int:
-    """The finaliser of splitmix64 (Steele et al., "Fast splittable pseudorandom number generators",
-    2014).
-    """
+    """splitmix64 (Steele et al., "Fast splittable pseudorandom number generators", 2014)."""
     x = ((x ^ (x >> 30)) * _MIX1) & _MASK
     x = ((x ^ (x >> 27)) * _MIX2) & _MASK
     return x ^ (x >> 31)

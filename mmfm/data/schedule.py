@@ -1,5 +1,4 @@
-"""Which stratum each slot of a stream draws from: integer weights, and one tabulated period of a
-round robin.
+"""Which stratum each slot draws from: integer weights, and a tabulated round robin over them.
 
 `quantise(shares)` turns exact shares into integers over one denominator of at most
 `MAX_DENOMINATOR`; `RoundRobin(weights)` answers which stratum a slot draws from and how often any
@@ -18,8 +17,7 @@ MAX_DENOMINATOR = 10_000
 
 
 def quantise(shares: Sequence[Fraction]) -> list[int]:
-    """Integer weights in the proportions of `shares` (positive), each at least 1, with a sum of at
-    most 10,000.
+    """Integer weights in proportion to `shares` (positive): at least 1, at most 10,000 together.
 
     The proportions are exact where a denominator of at most 10,000 allows it. Otherwise the sum is
     10,000, each share is rounded down, and the remainder goes to those that lost most.
@@ -48,10 +46,9 @@ def quantise(shares: Sequence[Fraction]) -> list[int]:
 
 
 class RoundRobin:
-    """Smooth weighted round robin (as in nginx) over integer `weights`, tabulated over one period
-    of sum(weights) slots.
+    """Smooth weighted round robin (as in nginx) over integer `weights`, tabulated for one period.
 
-    In every period stratum s has exactly ``weights[s]`` slots, spread evenly. Memory: 12 bytes a
+    In each period of sum(weights) slots stratum s has exactly ``weights[s]``, spread evenly. Memory: 12 bytes a
     slot of the period, 120 kB at most, whatever the number of strata.
     """
 

@@ -92,9 +92,7 @@ def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
 
 
 def _check_end(path: Path, file: io.BufferedReader, offset: int) -> None:
-    """tarfile stops in silence at a cut or damaged header; a whole archive ends with zero blocks
-    and nothing else.
-    """
+    """A whole archive ends with zero blocks; tarfile stops in silence at a bad header too."""
     file.seek(offset)
     block = file.read(BLOCK)
     if len(block) < BLOCK:
@@ -183,9 +181,7 @@ class _Builder:
 
 
 def _json_modalities(content: bytes) -> set[str]:
-    """Modalities that a sample's JSON holds; none where it can't be read, which the pipeline then
-    reports.
-    """
+    """Modalities that a sample's JSON holds; none where it can't be read (the pipeline reports it)."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
@@ -196,8 +192,7 @@ def _json_modalities(content: bytes) -> set[str]:
 
 
 def parse_run(data: bytes, key: str) -> dict[str, bytes]:
-    """The files of one sample, by ending, from the bytes of its run of tar members; nothing is
-    decoded.
+    """The files of one sample, by ending, from the bytes of its run of tar members.
 
     `ValueError` where the run is no tar or holds other keys than `key`: the index is not this
     tar's.
