@@ -48,8 +48,8 @@ def quantise(shares: Sequence[Fraction]) -> list[int]:
 class RoundRobin:
     """Smooth weighted round robin (as in nginx) over integer `weights`, tabulated for one period.
 
-    In each period of sum(weights) slots stratum s has exactly ``weights[s]``, spread evenly. Memory: 12 bytes a
-    slot of the period, 120 kB at most, whatever the number of strata.
+    In each period of sum(weights) slots stratum s has exactly ``weights[s]``, spread evenly.
+    Memory: 12 bytes a slot of the period, 120 kB at most, whatever the number of strata.
     """
 
     def __init__(self, weights: Sequence[int]) -> None:

@@ -181,7 +181,7 @@ class _Builder:
 
 
 def _json_modalities(content: bytes) -> set[str]:
-    """Modalities that a sample's JSON holds; none where it can't be read (the pipeline reports it)."""
+    """Modalities that a sample's JSON holds; none where it can't be read, a bad sample."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
