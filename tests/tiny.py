@@ -37,7 +37,7 @@ def task_settings(tokenizer: str, dropout: float = 0.0) -> dict[str, Any]:
     small = {"width": 16, "layers": 1, "heads": 2, "dropout": dropout}
     return {
         "model": {
-            "embed_dim": 8,
+            "embed_dim": 16,
             "encoders": {
                 "image": {"type": "vision_transformer", "image_size": 8, "patch_size": 4, **small},
                 "text": {
@@ -63,6 +63,7 @@ def task_settings(tokenizer: str, dropout: float = 0.0) -> dict[str, Any]:
         "objectives": {
             "contrastive": {
                 "type": "contrastive",
+                "temperature": 0.5,
                 "pairs": [["image", "text"], ["audio", "text"], ["audio+image", "text"]],
             },
             "masked_text": {"type": "masked_text", "mask_ratio": 0.4},
@@ -86,8 +87,12 @@ def task_settings(tokenizer: str, dropout: float = 0.0) -> dict[str, Any]:
 def make_task(tokenizer: str, dropout: float = 0.0, seed: int = 0) -> PretrainTask:
     torch.manual_seed(seed)
     task = PretrainTask.build(from_dict(PretrainTaskConfig, task_settings(tokenizer, dropout)))
+    # Weights of the size that training reaches. At the small weights of the usual start all embeddings are nearly
+    # equal, and the differences that the contrastive loss sees have few correct digits in fp32.
     for name, parameter in task.named_parameters():
-        if name.endswith("bias"):  # away from zero, so that every part has something to show
+        if parameter.ndim >= 2:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
+        elif name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.1)
     return task
 

@@ -45,8 +45,8 @@ class SequentialData:
     """All samples of `sources` (name, manifest), rank r of W taking every W-th of a group.
 
     Every rank yields ``len(self)`` batches of at most `batch_size` samples, none of them empty. Bad
-    samples are left out and counted in `bad_counts` (of this rank and the latest pass), so are those
-    without any modality in `specs` (on rank 0). `transforms`, `label`, `cache`, `raw`: as in the
+    samples are left out and counted in `bad_counts` (of this rank and the latest pass); so are, on
+    rank 0, those without any modality in `specs`. `transforms`, `label`, `cache`, `raw`: as in the
     pipeline; `quarantine`: file that lists the bad ones.
     """
 

@@ -24,13 +24,18 @@ def deepspeed_config(
     grad_clip: float,
     overrides: dict[str, Any],
 ) -> dict[str, Any]:
-    """DeepSpeed's JSON as a mapping; raises ValueError for overrides of what the recipe owns."""
+    """DeepSpeed's JSON as a mapping; ValueError for overrides of what the recipe owns."""
     for key in OWNED_KEYS:
         if key in overrides:
             raise ValueError(
                 f"deepspeed.{key} follows from data.global_batch_size, train.micro_batch_size and the number of "
                 "ranks; set those"
             )
+    if precision == "bf16" and zero_stage == 0:
+        raise ValueError(
+            "train.precision = bf16 keeps fp32 weights and gradients in ZeRO's optimiser: set train.zero_stage to 1, "
+            "2 or 3 (also on one rank)"
+        )
     config: dict[str, Any] = {
         "train_batch_size": global_batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,

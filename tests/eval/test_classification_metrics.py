@@ -105,3 +105,9 @@ def test_a_row_may_be_kept_from_voting() -> None:
     labels = np.array([0, 1, 2])
     found = neighbours.vote(x, labels, x[:2], k=1, temperature=0.1, excluded=np.array([0, -1]))
     np.testing.assert_array_equal(found, [1, 0])  # equal neighbours in the order of train
+
+
+def test_a_confidence_on_an_edge_belongs_to_the_bin_below() -> None:
+    right_and_wrong = np.array([1, 1]), np.array([1, 0])
+    found = classification.calibration_error(*right_and_wrong, np.array([0.2, 0.25]), bins=10)
+    assert found(np.ones((1, 2)))[0] == pytest.approx((0.8 + 0.25) / 2)

@@ -33,10 +33,12 @@ def test_other_labels_and_other_fusions_need_their_own_pass() -> None:
         Reading("a", ("audio", "image"), fused=True),
         Reading("a", ("image", "text"), fused=True),
         Reading("a", ("audio",)),
+        Reading("a", ("image",), pooled=True),
         Reading("a", logits=True),
     ]
     plan = passes(readings)
-    assert len(plan) == 5  # the plain audio comes with the fused one
+    assert len(plan) == 5  # the plain audio comes with the fused one, the pooled with a plain
+    assert sum(p.pooled for p in plan) == 1
     assert all(any(p.serves(r) for p in plan) for r in readings)
 
 

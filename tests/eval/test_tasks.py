@@ -189,3 +189,28 @@ def test_a_head_is_judged_with_calibration_and_per_class() -> None:
     assert table["fish"]["precision"] == pytest.approx(15 / 16)
     with pytest.raises(ConfigError, match="needs a checkpoint with a classification head"):
         scores(evaluator, FakePredictor(), a=source)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"type": "retrieval", "query": {"source": "b", "modality": "image"}, "gallery": TEXT},
+        {"type": "knn", "k": 3, **LABELLED},
+    ],
+)
+def test_repeated_queries_make_no_interval_narrower(settings: dict[str, Any]) -> None:
+    train, test = concept_source("a", copies=1, noise=2), concept_source("b", copies=1, noise=2)
+    repeated = replace(
+        test,
+        ids=[f"{i}/{n}" for n in range(9) for i in test.ids],
+        groups=test.groups * 9,
+        names=test.names * 9,
+        vectors={m: v * 9 for m, v in test.vectors.items()},
+    )
+    once = scores(task(**settings), a=train, b=test)
+    often = scores(task(**settings), a=train, b=repeated)
+    name = "image_to_text_R@1" if settings["type"] == "retrieval" else "accuracy"
+    assert 0 < once[name].value < 1
+    assert often[name].value == once[name].value
+    assert often[name].n == 9 * once[name].n
+    assert often[name].ci95 == pytest.approx(once[name].ci95)
