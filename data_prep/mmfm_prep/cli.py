@@ -15,7 +15,8 @@ import argparse
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,12 +28,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mmfm data`` with `argv` (without "data"); returns the exit code."""
     parser = _parser()
     try:
-        args = parser.parse_args(argv)
+        args, rest = parser.parse_known_args(argv)
+        # argparse takes options of the form key=value before a flag, but not after one.
+        flags = [item for item in rest if item.startswith("-") or "options" not in args]
+        if flags:
+            parser.error(f"unrecognized arguments: {' '.join(flags)}")
+        if rest:
+            args.options += rest
     except SystemExit as stop:  # argparse's own exit: 0 after --help, 2 after a usage error
         return int(stop.code or 0)
     try:
-        _end_on_sigterm()
-        args.run(args)
+        with _clean_end_on_sigterm():
+            args.run(args)
     except (PrepError, ConfigError) as error:
         print(f"mmfm data: {error}", file=sys.stderr)
         return 2
@@ -97,14 +104,21 @@ def _inspect(args: argparse.Namespace) -> None:
     inspect(args.folder)
 
 
-def _end_on_sigterm() -> None:
+@contextmanager
+def _clean_end_on_sigterm() -> Iterator[None]:
     """Let a kill run the clean-up of the half-made folder."""
 
     def stop(*_: Any) -> NoReturn:
         raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -71,7 +71,8 @@ def inspect(folder: Path) -> Summary:
 
 def read_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
     """(key, ending ▶ content) of each sample of a WebDataset tar."""
-    key, files = "", {}
+    key = ""
+    files: dict[str, bytes] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
             for member in archive:
@@ -158,8 +159,8 @@ def show(summary: Summary, manifest: Mapping[str, Any], console: Console) -> Non
                 row = (n["same_group"], n["other_group"], n["of"])
                 table.add_row(split, kind, *(f"{value:,}" for value in row))
         console.print(table)
-    for split, kinds in summary.leaks.ambiguous().items():
-        counts = ", ".join(f"{n:,} by {kind}" for kind, n in kinds.items())
+    for split, equal in summary.leaks.ambiguous().items():
+        counts = ", ".join(f"{n:,} by {kind}" for kind, n in equal.items())
         console.print(f"{split}: samples equal to one of another group: {counts}")
     for what, counter in (("not read (ending)", summary.ignored), ("broken", summary.unreadable)):
         if counter:

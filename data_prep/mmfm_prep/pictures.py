@@ -46,7 +46,9 @@ def render_svg(svg: str, size: int) -> Image.Image:
 
 def is_blank(picture: Image.Image, tolerance: int = 8) -> bool:
     """Whether nothing is seen of an RGB `picture`: all of it within `tolerance` of one colour."""
-    return all(high - low <= tolerance for low, high in picture.getextrema())
+    assert picture.mode == "RGB"
+    bands = (band.getextrema() for band in picture.split())
+    return all(high - low <= tolerance for low, high in bands)
 
 
 def on_white(picture: Image.Image, size: int) -> Image.Image:
@@ -54,7 +56,8 @@ def on_white(picture: Image.Image, size: int) -> Image.Image:
     if picture.mode != "RGBA":
         picture = picture.convert("RGBA")
     scale = size / max(picture.size)
-    fitted = tuple(max(1, round(side * scale)) for side in picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    fitted = (width, height)
     if fitted != picture.size:
         # Premultiplied, so that hidden colours of transparent pixels don't bleed into the edges.
         picture = picture.convert("RGBa").resize(fitted, Image.Resampling.LANCZOS).convert("RGBA")

@@ -133,7 +133,8 @@ class Speaker:
         if code != 0:
             raise PrepError(f"espeak-ng could not say {text!r} in voice {voice} (code {code})")
         self._library.espeak_Synchronize()
-        return np.frombuffer(b"".join(self._chunks), dtype=np.int16).astype(np.float32) / 32768
+        wave = np.frombuffer(b"".join(self._chunks), dtype=np.int16)
+        return wave.astype(np.float32) / np.float32(32768)
 
     def phonemes(self, text: str, voice: str) -> str:
         """How `voice` pronounces `text`, in IPA: equal for words that sound the same."""

@@ -66,12 +66,12 @@ class Thing(NamedTuple):
 
     shape: str
     colour: str
-    count: int
+    number: int
     size: str
 
     @property
     def group(self) -> str:
-        return f"{self.count}-{self.size}-{self.colour}-{self.shape}"
+        return f"{self.number}-{self.size}-{self.colour}-{self.shape}"
 
 
 @dataclass(kw_only=True)
@@ -124,7 +124,7 @@ class Config(Source):
 
     def samples(self) -> Iterator[Sample]:
         things = [Thing(*t) for t in itertools.product(SHAPES, COLOURS, COUNTS, SIZES)]
-        np.random.default_rng([self.seed, 0]).shuffle(things)  # type: ignore[arg-type]
+        np.random.default_rng([self.seed, 0]).shuffle(things)
         held = max(1, round(self.val_combinations * len(things)))
         for number, (split, pool, size) in enumerate(
             (
@@ -194,23 +194,26 @@ def captions(thing: Thing) -> Texts:
     words = {1: "one", 2: "two", 3: "three"}
     noun = (
         thing.shape
-        if thing.count == 1
+        if thing.number == 1
         else f"{thing.shape}{'es' if thing.shape == 'cross' else 's'}"
     )
     what = f"{thing.size} {thing.colour} {noun}"
     english = [
-        f"{words[thing.count]} {what}",
-        f"a picture of {'a' if thing.count == 1 else words[thing.count]} {what}",
-        f"there {'is' if thing.count == 1 else 'are'} {words[thing.count]} {what} here",
-        f"{what}, {words[thing.count]} of them" if thing.count > 1 else f"{what}, just one",
+        f"{words[thing.number]} {what}",
+        f"a picture of {'a' if thing.number == 1 else words[thing.number]} {what}",
+        f"there {'is' if thing.number == 1 else 'are'} {words[thing.number]} {what} here",
+        f"{what}, {words[thing.number]} of them" if thing.number > 1 else f"{what}, just one",
     ]
     singular, plural, ending = GERMAN_SHAPES[thing.shape]
     size, colour = GERMAN_SIZES[thing.size], GERMAN_COLOURS[thing.colour]
-    if thing.count == 1:
+    if thing.number == 1:
         german = f"ein {size}{ending} {colour}{ending} {singular}"
     else:
-        german = f"{({2: 'zwei', 3: 'drei'})[thing.count]} {size}e {colour}e {plural}"
-    return {"en": english, "de": [german, f"hier {'ist' if thing.count == 1 else 'sind'} {german}"]}
+        german = f"{({2: 'zwei', 3: 'drei'})[thing.number]} {size}e {colour}e {plural}"
+    return {
+        "en": english,
+        "de": [german, f"hier {'ist' if thing.number == 1 else 'sind'} {german}"],
+    }
 
 
 def draw(thing: Thing, size: int, rng: np.random.Generator) -> Image.Image:
@@ -219,7 +222,7 @@ def draw(thing: Thing, size: int, rng: np.random.Generator) -> Image.Image:
     background = int(rng.choice([15, 235])) + int(rng.integers(-15, 16))
     canvas = Image.new("RGB", (size * scale, size * scale), (background,) * 3)
     pen = ImageDraw.Draw(canvas)
-    cells = rng.permutation(4)[: thing.count]  # one quarter of the picture each
+    cells = rng.permutation(4)[: thing.number]  # one quarter of the picture each
     jittered = [
         c + int(n) for c, n in zip(COLOURS[thing.colour], rng.integers(-12, 13, 3), strict=True)
     ]
@@ -280,8 +283,8 @@ def play(thing: Thing, rate: int, seconds: float, rng: np.random.Generator) -> s
             tone += strength * np.sin(2 * math.pi * number * pitch * time + phase)
     slot = seconds / max(COUNTS)
     envelope = np.zeros_like(time)
-    start = rng.uniform(0, 0.1) * slot + (max(COUNTS) - thing.count) * slot * rng.uniform(0, 1)
-    for beep in range(thing.count):
+    start = rng.uniform(0, 0.1) * slot + (max(COUNTS) - thing.number) * slot * rng.uniform(0, 1)
+    for beep in range(thing.number):
         since = time - start - beep * slot
         length = slot * (0.8 if thing.size == "large" else 0.3)
         inside = (since >= 0) & (since < length)
