@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.context
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+_WORKER_IMPORTS = "mmfm.data.pipeline"
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -56,8 +60,7 @@ def load(
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
-        # Forked workers would inherit the locks and handles of torch's and CUDA's threads.
-        multiprocessing_context="spawn" if workers else None,
+        multiprocessing_context=_context() if workers else None,
     )
     results = iter(loader)
     while True:
@@ -75,6 +78,16 @@ def load(
         if "error" in made:
             raise ValueError(made["error"])
         yield made["result"]
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Workers are forked from a clean server that has the imports: they start in milliseconds.
+
+    Forked from this process they would inherit the locks and handles of torch's and CUDA's threads.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_WORKER_IMPORTS])
+    return context
 
 
 def _unchanged(item: Any) -> Any:

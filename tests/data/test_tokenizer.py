@@ -119,7 +119,7 @@ def test_settings_of_a_saved_file_do_not_pad_or_cut(tmp_path: Path) -> None:
 
 
 def test_errors_name_the_tokenizer(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no tokenizer '.*nowhere'"):
+    with pytest.raises(ValueError, match=r"no tokenizer '.*nowhere'"):
         load_tokenizer(tmp_path / "nowhere")
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):

@@ -58,10 +58,13 @@ def test_evaluation_equals_torchvision(size: tuple[int, int], kind: str) -> None
     batch = transform.collate([item])["image"]
     assert batch.shape == (1, 3, 16, 16)
     assert batch.is_contiguous()
-    # A grey level is 1/255/0.2; floats of box and crop may round a level differently, rarely.
+    # Pillow rounds to levels between its two passes, whose order may differ when only a box of the
+    # picture is resized: a level (1/255, over std) up or down, here and there.
     difference = (batch[0] - reference(picture)).abs()
     assert difference.max() <= 1 / 255 / 0.2 + 1e-5
-    assert (difference > 1e-5).float().mean() < 0.01
+    assert (difference > 1e-5).float().mean() < 0.25
+    if size[0] == size[1]:
+        assert difference.max() < 1e-5
 
 
 def test_transparent_pictures_lie_on_white() -> None:

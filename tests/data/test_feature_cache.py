@@ -1,0 +1,260 @@
+"""The feature cache: what comes out is what a direct run of the encoder gives."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mmfm.config import from_dict
+from mmfm.data import feature_cache
+from mmfm.data.feature_cache import CachedOutput, CacheWriter, FeatureCache, build_cache
+from mmfm.data.manifest import Manifest
+from mmfm.data.pipeline import DataConfig, Pipeline
+from mmfm.data.sequential import SequentialData
+from mmfm.data.transforms import audio, image, text
+from tests.data.make_shards import Files, captions, tri_modal_shards, write_set
+
+Specs = dict[str, dict[str, Any]]
+MODULES = {"image": image, "text": text, "audio": audio}
+
+
+def encode(modality: str, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """A frozen encoder in miniature; its outputs don't depend on the other rows of a batch."""
+    values = inputs[modality].float()
+    if modality == "image":
+        tokens = values.flatten(1).unflatten(1, (-1, 4))
+        return tokens, None, tokens.mean(dim=1)
+    mask = inputs[f"{modality}_mask"]
+    tokens = torch.stack([values.sin(), values.cos(), values], dim=-1)
+    return tokens, mask, (tokens * mask[..., None]).sum(dim=1)[:, :2]
+
+
+def output(seed: int, length: int = 5) -> CachedOutput:
+    rng = np.random.default_rng(seed)
+    tokens = rng.normal(size=(length, 4)).astype(np.float32)
+    return CachedOutput(tokens, rng.random(length) < 0.8, rng.normal(size=3).astype(np.float32))
+
+
+def built(folder: Path, data: Path, specs: Specs, modality: str, **options: Any) -> FeatureCache:
+    cache = FeatureCache(folder, f"toy {modality}", "float32")
+    transform = MODULES[modality].Config().build(specs[modality])
+    sources = [("set", Manifest.open(data))]
+    build_cache(
+        cache, sources, modality, transform, lambda inputs: encode(modality, inputs), **options
+    )
+    return cache
+
+
+def make_pipeline(data: Path, specs: Specs, workers: int = 0, **arguments: Any) -> Pipeline:
+    sources = {"set": {"path": str(data)}}
+    raw = {"sources": sources, "global_batch_size": 24, "streams": 4, "workers": workers}
+    config = from_dict(DataConfig, raw | arguments.pop("config", {}))
+    return Pipeline(config, specs, seed=1, rank=0, world_size=1, **arguments)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_what_was_added_can_be_read(tmp_path: Path, dtype: Any) -> None:
+    cache = FeatureCache(tmp_path, "encoder", dtype)
+    with cache.writer() as writer:
+        for seed in range(20):
+            writer.add(b"content %d" % seed, output(seed, seed))
+    cache.refresh()
+    copy = pickle.loads(pickle.dumps(cache))
+    for seed in range(20):
+        got, wanted = copy.get(b"content %d" % seed), output(seed, seed)
+        assert (got.tokens == wanted.tokens.astype(dtype)).all()
+        assert (got.mask == wanted.mask).all()
+        assert (got.pooled == wanted.pooled.astype(dtype)).all()
+    assert len(cache) == 20
+    assert b"content 3" in cache
+    assert b"content 99" not in cache
+
+
+def test_entries_belong_to_one_encoder(tmp_path: Path) -> None:
+    with FeatureCache(tmp_path, "encoder").writer() as writer:
+        writer.add(b"content", output(1))
+    assert b"content" in FeatureCache(tmp_path, "encoder")
+    assert b"content" not in FeatureCache(tmp_path, "another")
+    with pytest.raises(ValueError, match=r"0 entries.*build it again"):
+        FeatureCache(tmp_path, "another").get(b"content")
+
+
+def test_parts_are_whole_or_not_there(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "encoder")
+    writer = CacheWriter(cache, 0, part_bytes=100)
+
+    def build() -> None:
+        with writer:
+            for seed in range(7):  # a part after every third: 3 · 5 tokens of 4 float16
+                writer.add(b"%d" % seed, output(seed))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build()
+    assert len(cache) == 6
+    assert sorted(p.name for p in cache.folder.iterdir()) == [
+        "part-00000-000000",
+        "part-00000-000001",
+    ]
+    with cache.writer() as again:  # goes on, and other ranks write beside it
+        again.add(b"6", output(6))
+        with cache.writer(rank=1) as other:
+            other.add(b"7", output(7))
+    cache.refresh()
+    assert all(b"%d" % seed in cache for seed in range(8))
+
+
+def test_a_killed_build_leaves_nothing_that_is_read(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "encoder")
+    killed = cache.writer()
+    killed.__enter__()
+    killed.add(b"1", output(1))  # and never leaves
+    assert b"1" not in cache
+    with cache.writer() as writer:
+        writer.add(b"2", output(2))
+    cache.refresh()
+    assert (b"1" in cache, b"2" in cache) == (False, True)
+
+
+def test_a_cut_file_is_an_error(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "encoder")
+    with cache.writer() as writer:
+        writer.add(b"1", output(1))
+    path = next(cache.folder.glob("part-*/tokens.bin"))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"tokens\.bin has 39 bytes, not 40"):
+        cache.get(b"1")
+
+
+def test_values_beyond_float16_are_refused(tmp_path: Path) -> None:
+    large = output(1)._replace(pooled=np.full(3, 1e6, np.float32))
+    with (
+        pytest.raises(ValueError, match="not finite in float16"),
+        FeatureCache(tmp_path, "encoder").writer() as writer,
+        np.errstate(over="ignore"),
+    ):
+        writer.add(b"1", large)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("modality", ["image", "text", "audio"])
+def test_training_reads_what_the_encoder_gives(
+    tmp_path: Path, good_set: Path, specs: Specs, modality: str, workers: int
+) -> None:
+    cache = built(tmp_path, good_set, specs, modality, batch_size=7)
+    cached = make_pipeline(good_set, specs, workers, cache={modality: cache})
+    plain = make_pipeline(good_set, specs)
+    for (batch,), (direct,) in itertools.islice(zip(cached, plain, strict=True), 3):
+        assert batch["sample_id"] == direct["sample_id"]
+        assert batch["rows"][modality].tolist() == direct["rows"][modality].tolist()
+        tokens, mask, pooled = encode(modality, direct)
+        mask = torch.ones(tokens.shape[:2], dtype=torch.bool) if mask is None else mask
+        # A batch's padding isn't kept (100 ms for sound), so compare what is valid.
+        stored = batch[f"{modality}_tokens_mask"]
+        length = stored.shape[1]
+        assert torch.equal(stored, mask[:, :length])
+        assert not mask[:, length:].any()
+        valid = batch[f"{modality}_tokens"][stored]
+        assert torch.equal(valid, tokens[mask])
+        torch.testing.assert_close(batch[f"{modality}_pooled"], pooled, rtol=1e-5, atol=1e-5)
+        assert (modality in batch) == (modality == "text")  # cheap, so given all the same
+        for other in set(specs) - {modality}:
+            assert torch.equal(batch[other], direct[other])
+
+
+def test_raw_inputs_on_request(tmp_path: Path, good_set: Path, specs: Specs) -> None:
+    cache = built(tmp_path, good_set, specs, "image")
+    pipeline = make_pipeline(good_set, specs, cache={"image": cache}, raw={"image"})
+    (batch,) = next(iter(pipeline))
+    (direct,) = next(iter(make_pipeline(good_set, specs)))
+    assert torch.equal(batch["image"], direct["image"])
+    assert "image_tokens" in batch
+
+
+def test_every_text_is_cached(tmp_path: Path, good_set: Path, specs: Specs) -> None:
+    cache = built(tmp_path, good_set, specs, "text")
+    for number in range(144):
+        assert all(caption.encode() in cache for caption in captions(number))
+    assert len(cache) == len({c for n in range(144) for c in captions(n)})
+
+
+def test_ranks_share_the_work_and_a_second_build_does_none(
+    tmp_path: Path, good_set: Path, specs: Specs
+) -> None:
+    sources = [("set", Manifest.open(good_set))]
+    transform = image.Config().build(specs["image"])
+    cache = FeatureCache(tmp_path, "toy", "float32")
+    calls: list[int] = []
+
+    def counted(inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        calls.append(len(inputs["image"]))
+        return encode("image", inputs)
+
+    for rank in range(2):
+        report = build_cache(
+            cache, sources, "image", transform, counted, batch_size=16, rank=rank, world_size=2
+        )
+        assert (report.encoded, report.present, report.bad) == (48, 0, {})
+    assert sum(calls) == len(cache) == 96
+    report = build_cache(cache, sources, "image", transform, counted)
+    assert (report.encoded, report.present) == (0, 96)
+    assert sum(calls) == 96
+
+
+def test_bad_samples_are_counted_in_the_build(tmp_path: Path, specs: Specs) -> None:
+    shards = tri_modal_shards(("image+text",))
+    bad: Files = {"png": b"broken"}
+    shards[0][3] = (shards[0][3][0], shards[0][3][1] | bad)
+    data = write_set(tmp_path / "set", shards)
+    transform = image.Config().build(specs["image"])
+    cache = FeatureCache(tmp_path / "cache", "toy", "float32")
+    sources = [("set", Manifest.open(data))]
+    report = build_cache(cache, sources, "image", transform, lambda i: encode("image", i))
+    assert report.bad == {"image unreadable": 1}
+    assert report.encoded == 47
+
+
+def test_a_missing_entry_says_to_build_again(tmp_path: Path, good_set: Path, specs: Specs) -> None:
+    empty = FeatureCache(tmp_path, "toy")
+    with pytest.raises(ValueError, match="build it again"):
+        next(iter(make_pipeline(good_set, specs, cache={"image": empty})))
+
+
+def test_a_cached_modality_can_not_be_augmented(
+    tmp_path: Path, good_set: Path, specs: Specs
+) -> None:
+    augmented = {"transforms": {"image": {"type": "image", "flip": 0.5}}}
+    cache = FeatureCache(tmp_path, "toy")
+    with pytest.raises(ValueError, match=r"data\.transforms\.image augments"):
+        make_pipeline(good_set, specs, cache={"image": cache}, config=augmented)
+    with pytest.raises(ValueError, match="feature cache for 'video'"):
+        make_pipeline(good_set, specs, cache={"video": cache})
+
+
+def test_evaluation_reads_the_cache_too(tmp_path: Path, good_set: Path, specs: Specs) -> None:
+    cache = built(tmp_path, good_set, specs, "image")
+    sources = [("set", Manifest.open(good_set))]
+    cached = SequentialData(sources, specs, batch_size=16, cache={"image": cache})
+    plain = SequentialData(sources, specs, batch_size=16)
+    for batch, direct in zip(cached, plain, strict=True):
+        assert batch["sample_id"] == direct["sample_id"]
+        if "image" in direct["rows"]:
+            tokens, _, pooled = encode("image", direct)
+            assert torch.equal(batch["image_tokens"], tokens)
+            torch.testing.assert_close(batch["image_pooled"], pooled)
+
+
+def test_a_content_in_two_parts_is_read_from_the_first(tmp_path: Path) -> None:
+    cache = FeatureCache(tmp_path, "encoder", "float32")
+    for rank in (1, 0):
+        with cache.writer(rank) as writer:
+            writer.add(b"same", output(rank))
+    assert (cache.get(b"same").tokens == output(0).tokens).all()
+    assert feature_cache._FORMAT == 1
