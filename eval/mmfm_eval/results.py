@@ -115,10 +115,6 @@ def digest(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def write_all(folder: Path, files: Mapping[str, str]) -> None:
     """Write the texts into `folder`: all are complete on disk before the first gets its name."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mmfm.predictor import untrained
 
 import mmfm
 from mmfm import distributed
+from mmfm.checkpoint import Checkpoint, sha256
 from mmfm.data.manifest import Manifest
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings, passes
-from mmfm_eval.results import Results, file_sha256, protocol
+from mmfm_eval.results import Results, protocol
 from mmfm_eval.sources import Source
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import AgreedError, Evaluator, Score, on_main, with_baseline
@@ -47,14 +47,14 @@ class Plan:
         return "\n".join(lines)
 
 
-def prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
+def prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> Plan:
     """Open all that the suite needs; ValueError, the same on every rank, where something is
     missing.
     """
     return agreed(lambda: _prepare(suite, checkpoint, device))
 
 
-def run(plan: Plan, checkpoint: Path) -> Results:
+def run(plan: Plan, checkpoint: Checkpoint) -> Results:
     """The results of the suite. Collective; every rank gets them."""
     found = encode_readings(plan.predictor, plan.data, _readings(plan.evaluators))
     scores: dict[str, list[Score]] = {}
@@ -69,7 +69,7 @@ def run(plan: Plan, checkpoint: Path) -> Results:
         suite=plan.suite.name,
         protocol=protocol(
             plan.suite,
-            checkpoint_sha256=file_sha256(checkpoint / "manifest.json"),
+            checkpoint_sha256=sha256(checkpoint.path / "manifest.json"),
             digests={name: m.digest() for name, m in plan.manifests.items()},
             specs=plan.predictor.specs,
             device=str(plan.predictor.device.type),
@@ -93,7 +93,7 @@ def agreed(step: Callable[[], T]) -> T:
     return result
 
 
-def _prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
+def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> Plan:
     evaluators: dict[str, Evaluator] = {}
     for name, task in suite.tasks.items():
         with _naming(name):
@@ -106,7 +106,7 @@ def _prepare(suite: SuiteConfig, checkpoint: Path, device: str | None) -> Plan:
             manifests[name] = Manifest.open(source.path, source.splits)
         except ValueError as error:
             raise ValueError(f"sources.{name}: {error}") from None
-    predictor = mmfm.load(checkpoint, device=device)
+    predictor = mmfm.load(checkpoint.path, device=device)
     for name, evaluator in evaluators.items():
         with _naming(name):
             evaluator.check_model(predictor)
@@ -156,10 +156,12 @@ def _add_baseline(kind: str, plan: Plan, scores: dict[str, list[Score]]) -> None
         scores[name] = with_baseline(scores[name], reached, BASELINE_NAMES[kind])
 
 
-def _describe_model(predictor: Any, checkpoint: Path) -> dict[str, Any]:
+def _describe_model(predictor: Any, checkpoint: Checkpoint) -> dict[str, Any]:
     model = predictor.model
     return {
-        "checkpoint": str(checkpoint),
+        "checkpoint": str(checkpoint.path),
+        "step": checkpoint.step,
+        "samples_seen": checkpoint.samples_seen,
         "modalities": list(predictor.specs),
         "head": None if predictor.head is None else type(predictor.head).__name__,
         "embed_dim": int(model.embed_dim),

@@ -1,13 +1,15 @@
-"""A suite: named sources and the tasks that are run on them, read from YAML.
+"""A suite: named sources and the tasks that run on them, read from YAML.
 
-name: animals
-sources:
-  unseen_art: {path: data/emoji, splits: [test]}
-tasks:
-  picture_to_name:
-    type: retrieval
-    query: {source: unseen_art, modality: image}
-    gallery: {source: unseen_art, modality: text}
+    name: animals
+    sources:
+      unseen_art: {path: data/emoji, splits: [pictures-twemoji]}
+    tasks:
+      picture_to_name:
+        type: retrieval
+        query: {source: unseen_art, modality: image}
+        gallery: {source: unseen_art, modality: text}
+
+Each task's ``type`` names a module below `mmfm_eval.tasks`, or with dots any other module.
 """
 
 from __future__ import annotations

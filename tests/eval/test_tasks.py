@@ -199,7 +199,8 @@ def test_a_head_is_judged_with_calibration_and_per_class() -> None:
     ],
 )
 def test_repeated_queries_make_no_interval_narrower(settings: dict[str, Any]) -> None:
-    train, test = concept_source("a", copies=1, noise=2), concept_source("b", copies=1, noise=2)
+    train = concept_source("a", copies=4, noise=2)
+    test = concept_source("b", copies=1, noise=2, seed=1)
     repeated = replace(
         test,
         ids=[f"{i}/{n}" for n in range(9) for i in test.ids],
