@@ -49,8 +49,11 @@ class HeadOutputs:
 class Predictor(Protocol):
     """The part of `mmfm.predictor.Predictor` that the tasks use."""
 
-    specs: dict[str, dict[str, Any]]
-    head: Any
+    @property
+    def specs(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+    @property
+    def head(self) -> Any: ...
 
     def encode_batches(
         self,

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from mmfm.predictor import untrained
-
-import mmfm
 from mmfm import distributed
 from mmfm.checkpoint import Checkpoint, sha256
 from mmfm.data.manifest import Manifest
+from mmfm.predictor import Predictor, load, untrained
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings, passes
 from mmfm_eval.results import Results, protocol
@@ -33,7 +31,7 @@ class Plan:
     suite: SuiteConfig
     evaluators: dict[str, Evaluator]
     manifests: dict[str, Manifest]
-    predictor: Any
+    predictor: Predictor
     data: dict[str, Source]
 
     def describe(self) -> str:
@@ -106,7 +104,7 @@ def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> 
             manifests[name] = Manifest.open(source.path, source.splits)
         except ValueError as error:
             raise ValueError(f"sources.{name}: {error}") from None
-    predictor = mmfm.load(checkpoint.path, device=device)
+    predictor = load(checkpoint.path, device)
     for name, evaluator in evaluators.items():
         with _naming(name):
             evaluator.check_model(predictor)
@@ -156,7 +154,7 @@ def _add_baseline(kind: str, plan: Plan, scores: dict[str, list[Score]]) -> None
         scores[name] = with_baseline(scores[name], reached, BASELINE_NAMES[kind])
 
 
-def _describe_model(predictor: Any, checkpoint: Checkpoint) -> dict[str, Any]:
+def _describe_model(predictor: Predictor, checkpoint: Checkpoint) -> dict[str, Any]:
     model = predictor.model
     return {
         "checkpoint": str(checkpoint.path),

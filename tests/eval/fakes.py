@@ -73,6 +73,8 @@ class FakePredictor:
     def __init__(self, modalities: Sequence[str] = ("image", "text", "audio")) -> None:
         self.specs: dict[str, dict[str, Any]] = {m: {} for m in modalities}
         self.head: Any = None
+        self.model = SimpleNamespace(embed_dim=16, parameters=lambda: [torch.zeros(3)])
+        self.device = torch.device("cpu")
 
     def encode_batches(
         self, data: Any, modalities: Sequence[str], fused: bool = False, pooled: bool = False
@@ -80,7 +82,7 @@ class FakePredictor:
         found: dict[str, dict[str, tuple[Any, int, int]]] = {}
         for batch in data:
             parts: dict[str, dict[int, Any]] = {
-                m: dict(zip(batch["rows"][m].tolist(), batch[m].numpy(), strict=True))
+                m: dict(zip(batch["rows"][m].tolist(), batch[m].flatten(1).numpy(), strict=True))
                 for m in modalities
                 if m in batch["rows"]
             }

@@ -4,60 +4,26 @@ pixels as a baseline.
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings
 from mmfm_eval.sources import Source
 from mmfm_eval.suite import SuiteConfig
-from PIL import Image
 
 from mmfm.config import from_dict
 from mmfm.data.manifest import Manifest
-
-SPECS = {
-    "image": {"size": 8, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"},
-}
-
-
-def picture(colour: int) -> bytes:
-    out = io.BytesIO()
-    pixels = np.random.default_rng(colour).integers(0, 255, size=(8, 8, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(out, "PNG")
-    return out.getvalue()
-
-
-def make_set(folder: Path, animals: list[str], break_last: bool = False) -> Path:
-    """A tar with one picture a sample, labelled in turn, and its manifest without shard digests."""
-    folder.mkdir()
-    with tarfile.open(folder / "a.tar", "w") as tar:
-
-        def add(name: str, data: bytes) -> None:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-
-        for i in range(8):
-            label = animals[i % len(animals)]
-            meta = {"id": f"{folder.name}/{i}", "group": label, "labels": {"animal": label}}
-            broken = break_last and i == 7
-            add(f"{i:03d}.png", b"no picture" if broken else picture(sum(map(ord, label))))
-            add(f"{i:03d}.json", json.dumps(meta).encode())
-    return folder
+from tests.eval.shards import SPECS, make_set
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Callable[[], dict[str, Source]]:
     sets = {
         "a": (make_set(tmp_path / "a", ["dog", "cat"]), ["dog", "cat"]),
-        "b": (make_set(tmp_path / "b", ["ant", "cat"], break_last=True), ["ant", "cat"]),
+        "b": (make_set(tmp_path / "b", ["ant", "cat"], broken=(7,)), ["ant", "cat"]),
     }
 
     def open_all() -> dict[str, Source]:
