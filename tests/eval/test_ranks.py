@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from mmfm_eval import cli
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.tasks.base import AgreedError, on_main
 
 from mmfm import distributed
-from tests.eval.fakes import IMAGE, LABELLED, TEXT, FakePredictor, concept_source, retrieval, task
+from tests.eval.fakes import (
+    IMAGE,
+    LABELLED,
+    TEXT,
+    FakePredictor,
+    concept_source,
+    retrieval,
+    task,
+)
+from tests.eval.tiny_checkpoint import make_checkpoint, make_data
+
+SUITE = Path(__file__).parents[2] / "configs" / "eval" / "tiny.yaml"
 
 
 def all_scores() -> list[Any]:
@@ -30,43 +44,66 @@ def all_scores() -> list[Any]:
     return [list(evaluator(FakePredictor(), data)) for evaluator in tasks]
 
 
-def _refuse() -> None:
-    raise ValueError("only rank 0 knows")
-
-
-def _worker(rank: int, port: int, folder: str) -> None:
-    os.environ.update(
-        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2", RANK=str(rank)
-    )
-    torch.set_num_threads(1)
-    distributed.init()
-    try:
-        told = ""
-        scores = all_scores()
-        pixels = PixelPredictor({}).encode_batches(picture_source(), ["image"])
-        try:
-            on_main(_refuse)
-        except AgreedError as error:
-            told = str(error)
-    finally:
-        distributed.shutdown()
-    Path(folder, str(rank)).write_text(repr((scores, pixels, told)))
-
-
-def picture_source() -> Any:
+def all_pixels() -> str:
     source = concept_source(copies=1, concepts=7)
     pictures = torch.rand(7, 3, 20, 20, generator=torch.Generator().manual_seed(0))
     source.vectors["image"][:] = list(pictures.numpy())
-    return source
+    found = PixelPredictor({}).encode_batches(source, ["image"])
+    return repr((found.row_ids, found.groups, found.embedding["image"].tolist()))
+
+
+def refuse() -> None:
+    raise ValueError("only rank 0 knows")
+
+
+def evaluate(folder: Path, out: str, *more: str) -> int:
+    """`mmfm eval` on the real model and real shards in `folder`."""
+    data = folder / "data"
+    places = [f"sources.{s}.path={data}" for s in ("train", "unseen")]
+    run, suite = str(folder / "run"), str(SUITE)
+    knn = ["tasks.shape_by_neighbours.k=5", "tasks.shape_by_neighbours.baseline=pixels"]
+    arguments = [run, suite, *places, *knn, "batch_size=4", "--out", str(folder / out)]
+    return cli.main([*arguments, "--device", "cpu", *more])
+
+
+def worker(rank: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    os.environ.update(WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    distributed.init()
+    told = ""
+    scores, pixels = all_scores(), all_pixels()
+    try:
+        on_main(refuse)
+    except AgreedError as error:
+        told = str(error)
+    code = evaluate(Path(folder), "two")  # ends the group
+    Path(folder, f"rank{rank}").write_text(repr((scores, pixels, told, code)))
 
 
 def test_two_ranks_give_the_scores_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_data(tmp_path / "data")
+    make_checkpoint(tmp_path / "run")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    torch.multiprocessing.spawn(_worker, (port, str(tmp_path)), nprocs=2)
-    pixels = PixelPredictor({}).encode_batches(picture_source(), ["image"])
-    expected = repr((all_scores(), pixels, "only rank 0 knows"))
-    assert (tmp_path / "0").read_text() == expected
-    assert (tmp_path / "1").read_text() == expected
+    torch.multiprocessing.spawn(worker, (port, str(tmp_path)), nprocs=2)
+    expected = repr((all_scores(), all_pixels(), "only rank 0 knows", 0))
+    assert (tmp_path / "rank0").read_text() == expected
+    assert (tmp_path / "rank1").read_text() == expected
+
+    assert evaluate(tmp_path, "one") == 0
+    one, two = (json.loads((tmp_path / f / "results.json").read_text()) for f in ("one", "two"))
+    assert one["protocol"] == two["protocol"]
+    assert len(one["results"]) == len(two["results"]) == 10 + 10 + 5 + 2 + 2
+    for ours, theirs in zip(one["results"], two["results"], strict=True):
+        for key, value in ours.items():
+            near = isinstance(value, float)
+            assert theirs[key] == (pytest.approx(value, abs=1e-6) if near else value), ours
+    names = {r["baseline_name"] for r in one["results"]}
+    assert names == {"untrained network", "nearest pixels", "majority class"}
+    for result in one["results"]:  # random weights: nothing may be far from chance
+        if result["metric"].endswith("R@1"):
+            assert result["value"] < 0.4
+    assert np.isfinite([r["value"] for r in one["results"]]).all()
