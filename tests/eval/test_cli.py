@@ -16,6 +16,7 @@ from mmfm_eval import cli, runner
 
 from tests.eval.fakes import FakePredictor
 from tests.eval.shards import SPECS, make_set
+from tests.eval.tiny_checkpoint import make_checkpoint, make_data
 
 
 class PicturePredictor(FakePredictor):
@@ -150,6 +151,30 @@ def test_missing_files_are_one_line(
     (tmp_path / "file").write_text("")
     code, _, err = run(capsys, checkpoint, suite, "--out", tmp_path / "file" / "out")
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_a_head_is_judged_on_real_shards(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run_folder = make_data(tmp_path / "data"), tmp_path / "run"
+    make_checkpoint(run_folder, head=True)
+    capsys.readouterr()
+    suite = tmp_path / "suite.yaml"
+    source = {"path": str(data), "splits": ["val"]}
+    tasks = {"shape": {"type": "classification", "source": "val"}}
+    suite.write_text(yaml.safe_dump({"name": "s", "sources": {"val": source}, "tasks": tasks}))
+    code, _, err = run(capsys, run_folder, suite, "--device", "cpu")
+    assert (code, err) == (0, "")
+    (results,) = run_folder.glob("eval/s/*/results.json")
+    document = json.loads(results.read_text())
+    found = {r["metric"]: r for r in document["results"]}
+    # The head's weights start at zero, so all classes are equally sure and the first is taken.
+    table = {row["class"]: row for row in document["details"]["shape"]["per_class"]}
+    rows = document["details"]["shape"]["rows"]
+    assert found["accuracy"]["value"] == pytest.approx(table["circle"]["n"] / rows)
+    assert found["accuracy"]["chance"] == pytest.approx(1 / 6)
+    assert found["ece"]["value"] == pytest.approx(abs(found["accuracy"]["value"] - 1 / 6))
+    assert table["circle"]["recall"] in (1.0, None)
 
 
 def test_help_imports_no_torch() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmfm_eval import cli
+from mmfm_eval import cli, runner
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.tasks.base import AgreedError, on_main
 
@@ -56,6 +56,11 @@ def refuse() -> None:
     raise ValueError("only rank 0 knows")
 
 
+def refuse_on_rank_1() -> None:
+    if distributed.rank() == 1:
+        raise ValueError("only rank 1 knows")
+
+
 def evaluate(folder: Path, out: str, *more: str) -> int:
     """`mmfm eval` on the real model and real shards in `folder`."""
     data = folder / "data"
@@ -77,6 +82,10 @@ def worker(rank: int, port: int, folder: str) -> None:
         on_main(refuse)
     except AgreedError as error:
         told = str(error)
+    try:
+        runner.agreed(refuse_on_rank_1)
+    except AgreedError as error:
+        told += f", {error}"
     code = evaluate(Path(folder), "two")  # ends the group
     Path(folder, f"rank{rank}").write_text(repr((scores, pixels, told, code)))
 
@@ -89,7 +98,7 @@ def test_two_ranks_give_the_scores_of_one(tmp_path: Path, monkeypatch: pytest.Mo
         port = free.getsockname()[1]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     torch.multiprocessing.spawn(worker, (port, str(tmp_path)), nprocs=2)
-    expected = repr((all_scores(), all_pixels(), "only rank 0 knows", 0))
+    expected = repr((all_scores(), all_pixels(), "only rank 0 knows, only rank 1 knows", 0))
     assert (tmp_path / "rank0").read_text() == expected
     assert (tmp_path / "rank1").read_text() == expected
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 from mmfm_prep.make import make, source_config
 
 from mmfm import checkpoint
+from mmfm.predictor import build
 from tests import tiny
 
 
@@ -17,14 +20,22 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
-def make_checkpoint(folder: Path) -> Path:
+SHAPES = ["circle", "cross", "ring", "square", "star", "triangle"]
+
+
+def make_checkpoint(folder: Path, head: bool = False) -> Path:
+    """A pretrained model, or one with a head for the shapes of the synthetic set."""
     tokenizer = tiny.make_tokenizer(folder / "tokenizer")
-    task = tiny.make_task(tokenizer)
-    recipe = {"run": {"seed": 0}, **tiny.task_settings(tokenizer)}
+    recipe: dict[str, Any] = {"run": {"seed": 0}, **tiny.task_settings(tokenizer)}
+    if head:
+        del recipe["objectives"]
+        recipe["head"] = {"type": "classification", "label": "shape", "modalities": ["image"]}
+    torch.manual_seed(0)
+    task = build(recipe, SHAPES if head else ())
 
     def write_files(hidden: Path) -> None:
         (hidden / "config.yaml").write_text(yaml.safe_dump(recipe))
-        described = {"specs": task.model.specs, "label": None}
+        described = {"specs": task.model.specs, "label": ["shape", SHAPES] if head else None}
         (hidden / "preprocessing.json").write_text(json.dumps(described))
         for name, encoder in task.model.encoders.items():
             encoder.save_assets(hidden / "assets" / name)
