@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfm_prep.errors import PrepError
-from mmfm_prep.progress import console
+from mmfm_prep.progress import say
 
 TIMEOUT = 900.0
 """Seconds after which a client that neither ends nor fails is stopped."""
@@ -84,7 +84,7 @@ def _fetched(
     path = cache / package.file
     if path.is_file() and package.matches(path):
         return path
-    console.print(f"fetching {package.name} {package.version} with {client}")
+    say(f"fetching {package.name} {package.version} with {client}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:

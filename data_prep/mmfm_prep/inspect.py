@@ -146,7 +146,8 @@ def _add(summary: Summary, split: str, name: str, files: Mapping[str, bytes]) ->
 
 def show(summary: Summary, manifest: Mapping[str, Any], console: Console) -> None:
     """Print `summary` as tables."""
-    console.print(f"made by: {manifest.get('command')}\nlicence: {manifest.get('licence')}")
+    for key in ("command", "licence"):
+        console.print(f"{key}: {manifest.get(key)}", soft_wrap=True, markup=False)
     console.print(_counts(summary))
     console.print(_labels(summary))
     console.print(_texts(summary))
@@ -178,7 +179,7 @@ def _counts(summary: Summary) -> Table:
         total = sum(cell.seconds)
         spread = f"{min(cell.seconds):.1f}-{max(cell.seconds):.1f}" if cell.seconds else ""
         table.add_row(
-            split if split != last else "",
+            split,
             modality_set or "nothing",
             f"{cell.samples:,}",
             f"{len(summary.groups[split]):,}" if split != last else "",

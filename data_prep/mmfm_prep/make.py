@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from mmfm.config import Component, apply_overrides, component, component_type, to_dict
 from mmfm_prep.errors import PrepError
-from mmfm_prep.progress import console, track
+from mmfm_prep.progress import say, track
 from mmfm_prep.sources.base import Source
 from mmfm_prep.writer import DatasetWriter, new_folder, write_json
 
@@ -45,15 +45,14 @@ def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]
         wrong = difference(there, recorded) or missing(target, there)
         if wrong:
             raise PrepError(f"{target} is already there, but {wrong}; --force makes it anew")
-        console.print(f"{target} is already there: {sum(there['totals'].values()):,} samples")
+        say(f"{target} is already there: {sum(there['totals'].values()):,} samples")
         return there
     start = time.monotonic()
     with new_folder(target) as folder:
-        writer = DatasetWriter(folder, config.samples_per_shard)
         name = recorded["type"]
-        for sample in track(config.samples(), f"make {name}", config.total()):
-            writer.write(sample)
-        writer.close()
+        with DatasetWriter(folder, config.samples_per_shard) as writer:
+            for sample in track(config.samples(), f"make {name}", config.total()):
+                writer.write(sample)
         config.finish(folder)
         manifest = writer.manifest(
             command=command(recorded, config),
@@ -70,9 +69,7 @@ def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]
         write_json(folder / "manifest.json", manifest)
     total = sum(manifest["totals"].values())
     seconds = time.monotonic() - start
-    console.print(
-        f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s"
-    )
+    say(f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s")
     return manifest
 
 

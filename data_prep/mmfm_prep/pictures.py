@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from mmfm_prep.errors import PrepError
@@ -47,8 +48,8 @@ def render_svg(svg: str, size: int) -> Image.Image:
 def is_blank(picture: Image.Image, tolerance: int = 8) -> bool:
     """Whether nothing is seen of an RGB `picture`: all of it within `tolerance` of one colour."""
     assert picture.mode == "RGB"
-    bands = (band.getextrema() for band in picture.split())
-    return all(high - low <= tolerance for low, high in bands)
+    pixels = np.asarray(picture).reshape(-1, 3)
+    return bool((np.ptp(pixels, axis=0) <= tolerance).all())
 
 
 def on_white(picture: Image.Image, size: int) -> Image.Image:

@@ -20,6 +20,11 @@ T = TypeVar("T")
 console = Console(stderr=True, highlight=False)
 
 
+def say(message: str) -> None:
+    """One line on stderr, not wrapped."""
+    console.print(message, soft_wrap=True, markup=False)
+
+
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """`items`, with a bar that says `what` is being done; silent where stderr is no terminal."""
     columns = (

@@ -82,7 +82,7 @@ class Speaker:
 
     def __init__(self) -> None:
         try:
-            import espeakng_loader
+            import espeakng_loader  # type: ignore[import-untyped, unused-ignore]
         except ModuleNotFoundError:
             raise PrepError(
                 "the synthetic voices need espeakng-loader: pip install 'mmfm[quickstart]'"
@@ -98,6 +98,7 @@ class Speaker:
             self.close()
             raise PrepError(f"espeak-ng does not start (code {rate}): reinstall espeakng-loader")
         library.espeak_SetSynthCallback(self._callback)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(0))  # its own seed is the time
         library.espeak_TextToPhonemes.restype = ctypes.c_char_p
         self._library = library
         self.sample_rate = int(rate)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mmfm_prep.errors import PrepError
 from mmfm_prep.fetch import Package, pip
-from mmfm_prep.progress import console
+from mmfm_prep.progress import say
 from mmfm_prep.writer import new_folder, write_json
 
 RECORD = "source.json"
@@ -46,7 +46,7 @@ def fetch_weights(name: str, target: Path, *, cache: Path, force: bool = False) 
     weights = WEIGHTS[name]
     if target.exists() and not force:
         if (target / RECORD).is_file() and (target / "model.safetensors").is_file():
-            console.print(f"{target} is already there")
+            say(f"{target} is already there")
             return
         if not target.is_dir() or any(target.iterdir()):
             raise PrepError(f"{target} is already there and holds something else: name another")
@@ -61,7 +61,7 @@ def fetch_weights(name: str, target: Path, *, cache: Path, force: bool = False) 
             "command": f"mmfm data weights {name} OUT",
         }
         write_json(folder / RECORD, record)
-    console.print(f"{target}: {name} ({weights.licence})")
+    say(f"{target}: {name} ({weights.licence})")
 
 
 def rename_by_position(

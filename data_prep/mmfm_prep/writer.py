@@ -2,7 +2,7 @@
 
 Everything goes into a hidden folder beside the target, which is renamed when it is complete: a
 dataset folder is either whole or not there. Shards hold one split and one modality set each. Equal
-samples give equal bytes.
+samples give equal tars.
 """
 
 from __future__ import annotations
@@ -40,6 +40,15 @@ class DatasetWriter:
         self._labels: defaultdict[str, set[str]] = defaultdict(set)
         self._ids: set[str] = set()
         self._keys: set[tuple[str, str]] = set()
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            for writer in self._writers.values():
+                writer.post = None  # what was cut short gets no index
+        self.close()
 
     def write(self, sample: Sample) -> None:
         """Append one sample; PrepError where its id, or its key in the split, was there before."""

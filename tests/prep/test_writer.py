@@ -31,10 +31,9 @@ def sample(number: int, split: str = "train", **content: object) -> Sample:
 
 
 def write(folder: Path, samples: list[Sample], per_shard: int = 3) -> dict:
-    writer = DatasetWriter(folder, per_shard)
-    for one in samples:
-        writer.write(one)
-    writer.close()
+    with DatasetWriter(folder, per_shard) as writer:
+        for one in samples:
+            writer.write(one)
     return writer.manifest(command="test")
 
 
@@ -92,8 +91,8 @@ def test_equal_samples_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write(tmp_path / name, mixed())
-    first = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
-    second = {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()}
+    first = {p.name: p.read_bytes() for p in (tmp_path / "a").glob("*.tar")}
+    second = {p.name: p.read_bytes() for p in (tmp_path / "b").glob("*.tar")}
     assert first == second
 
 
@@ -105,14 +104,13 @@ def test_a_folder_whose_name_has_a_percent_sign(tmp_path: Path) -> None:
 
 
 def test_ids_and_keys_are_unique(tmp_path: Path) -> None:
-    writer = DatasetWriter(tmp_path)
-    writer.write(sample(1))
-    with pytest.raises(PrepError, match="the id 'test/train/1'"):
-        writer.write(sample(1))
     other = sample(1)
     other.id = "another"
-    with pytest.raises(PrepError, match="split 'train' have the key '0001'"):
-        writer.write(other)
+    for second, message in ((sample(1), "the id 'test/train/1'"), (other, "the key '0001'")):
+        with DatasetWriter(tmp_path) as writer:
+            writer.write(sample(1))
+            with pytest.raises(PrepError, match=message):
+                writer.write(second)
 
 
 @pytest.mark.parametrize("key", ["a.b", "a/b", "", "ü", "x" * 97])

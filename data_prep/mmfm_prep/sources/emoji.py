@@ -18,6 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,7 @@ from mmfm_prep.emoji_art import (
     read_members,
 )
 from mmfm_prep.errors import PrepError
+from mmfm_prep.parallel import ordered_map
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources.base import Source
 
@@ -109,8 +111,9 @@ class Config(Source):
         kept: dict[tuple[str, str], bytes] = {}
         blank: Counter[str] = Counter()
         for style in self.styles:
-            for concept in concepts:
-                image = draw(art[style][concept.paths[style]], self.image_size)
+            files = [art[style][concept.paths[style]] for concept in concepts]
+            images = ordered_map(partial(draw, size=self.image_size), files)
+            for concept, image in zip(concepts, images, strict=True):
                 if image is None:
                     blank[style] += 1
                     continue

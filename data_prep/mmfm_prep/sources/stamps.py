@@ -13,26 +13,31 @@ clips and pictures are counted in the manifest. The package (GPL-2) comes from D
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from mmfm_prep import fetch, pictures, sound
 from mmfm_prep.leaks import content_hash, normalise
+from mmfm_prep.parallel import ordered_map
 from mmfm_prep.progress import track
 from mmfm_prep.sample import Sample, Texts
 from mmfm_prep.sources.base import Source
 from mmfm_prep.split import assign, connected_components
 from mmfm_prep.stamps_package import PACKAGE, Item, find_items, read_captions, unpack
 
+SILENCE = 1e-3
+"""RMS below which a clip is silent."""
+
 
 @dataclass
 class _Decoded:
     item: Item
     texts: Texts
-    image: bytes | None
-    clips: dict[str, bytes]
+    image: bytes | None = None
+    clips: dict[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -78,9 +83,8 @@ class Config(Source):
 
     def samples(self) -> Iterator[Sample]:
         files = unpack(fetch.apt(PACKAGE, self.cache))
-        self._clips_seen: dict[str, str] = {}
         items, self._dropped = find_items(sorted(files))
-        decoded = [self._decode(item, files) for item in track(items, "decode stamps")]
+        decoded = self._decode(items, files)
         group = connected_components(
             [d.item.stem for d in decoded],
             [(d.item.stem, feature) for d in decoded for feature in self._features(d, files)],
@@ -98,52 +102,35 @@ class Config(Source):
             for language, audio in d.clips.items():
                 yield self._sample(d, name, split[name], language, audio)
 
-    def _decode(self, item: Item, files: dict[str, bytes]) -> _Decoded:
-        assert item.captions is not None
-        texts = read_captions(files[item.captions], self.languages)
-        image = None if item.picture is None else self._picture(files[item.picture], item.picture)
-        clips = {}
-        for language, path in item.clips.items():
-            if language in self.speech or (language == "" and self.sounds):
-                clip = self._clip(files[path], item.stem)
-                if clip is not None:
-                    clips[language] = clip
-        return _Decoded(item, texts, image, clips)
-
-    def _picture(self, data: bytes, path: str) -> bytes | None:
-        try:
-            if path.endswith(".svg"):
-                picture = pictures.render_svg(data.decode("utf-8"), self.image_size)
+    def _decode(self, items: Sequence[Item], files: dict[str, bytes]) -> list[_Decoded]:
+        """Pictures and clips of all items, as they go into the shards."""
+        decoded = []
+        jobs: list[tuple[_Decoded, str | None, str]] = []  # (of what, language of a clip, path)
+        first: dict[str, str] = {}
+        for item in items:
+            assert item.captions is not None
+            one = _Decoded(item, read_captions(files[item.captions], self.languages))
+            decoded.append(one)
+            if item.picture is not None:
+                jobs.append((one, None, item.picture))
+            for language, path in item.clips.items():
+                if language in self.speech or (language == "" and self.sounds):
+                    if first.setdefault(content_hash(files[path]), item.stem) == item.stem:
+                        jobs.append((one, language, path))
+                    else:
+                        self._dropped["clip: the same as another item's"] += 1
+        work = [(path, files[path]) for _, _, path in jobs]
+        convert = partial(_convert, size=self.image_size, rate=self.sample_rate)
+        convert = partial(convert, max_seconds=self.max_seconds)
+        results = track(ordered_map(convert, work), "decode stamps", len(work))
+        for (one, spoken, _), result in zip(jobs, results, strict=True):
+            if isinstance(result, str):
+                self._dropped[result] += 1
+            elif spoken is None:
+                one.image = result
             else:
-                picture = pictures.decode(data)
-        except ValueError:
-            self._dropped["picture: not readable"] += 1
-            return None
-        on_white = pictures.on_white(picture, self.image_size)
-        if pictures.is_blank(on_white):
-            self._dropped["picture: nothing to be seen on white"] += 1
-            return None
-        return pictures.png(on_white)
-
-    def _clip(self, data: bytes, stem: str) -> bytes | None:
-        first = self._clips_seen.setdefault(content_hash(data), stem)
-        if first != stem:
-            self._dropped["clip: the same as another item's"] += 1
-            return None
-        try:
-            wave, rate = sound.decode(data)
-        except ValueError:
-            self._dropped["clip: not readable"] += 1
-            return None
-        wave = sound.trim(wave, rate)
-        if sound.rms(wave) < 1e-3:
-            self._dropped["clip: silent"] += 1
-            return None
-        if len(wave) > self.max_seconds * rate:
-            self._dropped[f"clip: longer than {self.max_seconds:g} s"] += 1
-            return None
-        wave = sound.to_level(sound.resample(wave, rate, self.sample_rate))
-        return sound.encode(wave, self.sample_rate)
+                one.clips[spoken] = result
+        return decoded
 
     def _features(self, decoded: _Decoded, files: dict[str, bytes]) -> Iterator[tuple[str, str]]:
         """What makes two items the same: a caption in any of the languages, the picture, a clip.
@@ -186,3 +173,40 @@ class Config(Source):
             licence="GPL-2.0-only",
             meta=meta,
         )
+
+
+def _convert(job: tuple[str, bytes], size: int, rate: int, max_seconds: float) -> bytes | str:
+    """A picture as PNG or a clip as FLAC; the reason, where it is dropped."""
+    path, data = job
+    if path.endswith((".png", ".svg")):
+        return convert_picture(data, size)
+    return convert_clip(data, rate, max_seconds)
+
+
+def convert_picture(data: bytes, size: int) -> bytes | str:
+    """PNG on a white square of `size` pixels, or why there is none."""
+    try:
+        if data.lstrip().startswith(b"<"):
+            picture = pictures.render_svg(data.decode("utf-8"), size)
+        else:
+            picture = pictures.decode(data)
+    except ValueError:
+        return "picture: not readable"
+    on_white = pictures.on_white(picture, size)
+    if pictures.is_blank(on_white):
+        return "picture: nothing to be seen on white"
+    return pictures.png(on_white)
+
+
+def convert_clip(data: bytes, to_rate: int, max_seconds: float) -> bytes | str:
+    """Mono FLAC at `to_rate` Hz without silence at its ends, at one level, or why there is none."""
+    try:
+        wave, rate = sound.decode(data)
+    except ValueError:
+        return "clip: not readable"
+    wave = sound.trim(wave, rate)
+    if sound.rms(wave) < SILENCE:
+        return "clip: silent"
+    if len(wave) > max_seconds * rate:
+        return f"clip: longer than {max_seconds:g} s"
+    return sound.encode(sound.to_level(sound.resample(wave, rate, to_rate)), to_rate)
