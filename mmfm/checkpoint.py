@@ -211,4 +211,6 @@ def _find(path: Path) -> Path:
         newest = latest(folder) if folder.is_dir() else None
         if newest is not None:
             return newest.resolve()
-    raise CheckpointError(f"there is no checkpoint in {path}: name a run's folder or a step_* in it")
+    raise CheckpointError(
+        f"there is no checkpoint in {path}: name a run's folder or a step_* in it"
+    )

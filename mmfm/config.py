@@ -97,7 +97,9 @@ def from_dict(cls: type[T], raw: Mapping[str, Any], path: str = "") -> T:
             raise ConfigError(f"unknown key {_join(path, str(key))}{_nearest(str(key), fields)}")
     values = {k: _convert(v, hints[k], _join(path, k)) for k, v in raw.items()}
     for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        required = (
+            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        )
         if required and name not in values:
             raise ConfigError(f"{_join(path, name)} is required and has no default")
     try:
@@ -135,7 +137,9 @@ def component(raw: Mapping[str, Any], marker: Component, path: str = "") -> Any:
         raise ConfigError(f"{path}.type is required: one of {names}, or a dotted module name")
     module_name = kind if "." in kind else f"{marker.package}.{kind}"
     if not _importable(module_name):
-        raise ConfigError(f"{path}.type: no module {kind!r}{_nearest(kind, _modules(marker.package))}")
+        raise ConfigError(
+            f"{path}.type: no module {kind!r}{_nearest(kind, _modules(marker.package))}"
+        )
     module = importlib.import_module(module_name)
     cls = getattr(module, "Config", None)
     if not dataclasses.is_dataclass(cls):

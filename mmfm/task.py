@@ -32,12 +32,14 @@ StepRows = dict[str, dict[str, Tensor]]
 @dataclass
 class Output:
     """`losses`: name ▶ (sum, count); `surrogate`: a scalar whose gradient is that of the cached losses;
-    `rows` and `scalars` are there instead of losses if only they were asked for."""
+    `scalars`: the values of the cached objectives' own parameters; `rows`, `features`, or the head's `predictions` are there instead if they were asked for."""
 
     losses: LossTerms = field(default_factory=dict)
     surrogate: Tensor | None = None
     rows: StepRows = field(default_factory=dict)
     scalars: StepRows = field(default_factory=dict)
+    features: dict[Read, Features] = field(default_factory=dict)
+    predictions: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -115,12 +117,16 @@ class Task(nn.Module):
         batch: Batch,
         rows_only: bool = False,
         gradients: StepRows | None = None,
+        reads: Sequence[Read] | None = None,
     ) -> Output:
         """Losses of a prepared micro-batch.
 
         `rows_only`: just the rows and scalars of the cached objectives. `gradients`: the cached losses are replaced by
-        the surrogate that hands these gradients at their rows (and scalars, where given) back.
+        the surrogate that hands these gradients at their rows (and scalars, where given) back. `reads`: just the
+        features of these reads, of a batch that need not be prepared.
         """
+        if reads is not None:
+            return Output(features=self.features(batch, reads))
         cached = self.cached
         active = dict(cached if rows_only else self._named())
         features = self.features(batch, [read for o in active.values() for read in o.reads])
@@ -134,10 +140,17 @@ class Task(nn.Module):
                 for key, gradient in gradients[name].items():
                     part = (values[key].float() * gradient).sum()
                     output.surrogate = part if output.surrogate is None else output.surrogate + part
+            elif name in cached:
+                rows, scalars = cached[name].rows(features, batch), cached[name].scalars()
+                output.scalars[name] = scalars
+                self._add(output, name, cached[name].loss(rows, scalars))
             else:
-                for term, pair in objective(features, batch).items():
-                    output.losses[f"{name}/{term}"] = pair
+                self._add(output, name, objective(features, batch))
         return output
+
+    @staticmethod
+    def _add(output: Output, name: str, losses: LossTerms) -> None:
+        output.losses.update({f"{name}/{term}": pair for term, pair in losses.items()})
 
     def cached_losses(self, rows: StepRows, scalars: StepRows) -> LossTerms:
         """The cached objectives' losses of this rank's rows of a whole step; collective."""
@@ -219,9 +232,18 @@ class FinetuneTask(Task):
         assert isinstance(head, Head)
         return head
 
-    def outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The head's outputs of a batch, without a loss."""
-        return self.head(self.features(batch, self.head.reads), batch)  # type: ignore[no-any-return]
+    def forward(
+        self,
+        batch: Batch,
+        rows_only: bool = False,
+        gradients: StepRows | None = None,
+        reads: Sequence[Read] | None = None,
+        predict: bool = False,
+    ) -> Output:
+        """As in `Task`; `predict`: just the head's outputs, of a batch that need not be prepared."""
+        if predict:
+            return Output(predictions=self.head(self.features(batch, self.head.reads), batch))
+        return super().forward(batch, rows_only, gradients, reads)
 
 
 def _salt(text: str) -> int:

@@ -16,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 Batch = dict[str, Any]
@@ -62,3 +63,12 @@ class Features:
     targets: dict[str, Tensor] = field(default_factory=dict)
     fused: dict[str, Tensor] = field(default_factory=dict)
     fused_pooled: Tensor | None = None
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """`value` with every tensor in it, also inside mappings, on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, dict):
+        return {key: to_device(item, device) for key, item in value.items()}
+    return value

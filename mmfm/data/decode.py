@@ -74,10 +74,11 @@ class SampleDecoder:
 
     def decode(self, raw: RawSample, seed: int) -> Sample:
         """Decode what `raw` has of the model's modalities. Raises BadSample."""
+        group = raw.meta.get("group")
         sample = Sample(
             sample_id=raw.sample_id,
             sample_hash=hash63(raw.sample_id),
-            group=hash63(str(raw.meta.get("group") or raw.sample_id)),
+            group=hash63(raw.sample_id if group in (None, "") else str(group)),
             mask_seed=_derive(seed, "mask"),
             label=None if self.label is None else _label(raw, *self.label),
         )

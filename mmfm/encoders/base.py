@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmfm.config import to_dict
+
 
 @dataclass(kw_only=True)
 class EncoderConfig:
@@ -48,6 +50,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.settings: dict[str, Any] = to_dict(config)
         self.frozen = config.frozen
         self.cache = config.cache
 

@@ -1,6 +1,6 @@
 """One label a sample, from any subset of modalities, through the fusion transformer or one encoder.
 
-    head: {type: classification, label: category, modalities: [image, text]}
+head: {type: classification, label: category, modalities: [image, text]}
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class ClassificationHead(Head):
                 f"head.modalities names {sorted(unknown)}; the model has {', '.join(model.encoders)}"
             )
         if len(label_names) < 2:
-            raise ValueError(f"label {config.label!r} has {len(label_names)} name: nothing to tell apart")
+            raise ValueError(
+                f"label {config.label!r} has {len(label_names)} name: nothing to tell apart"
+            )
         fused = len(config.modalities) > 1
         self.label = config.label
         self.label_names = list(label_names)
@@ -105,7 +107,11 @@ class ClassificationHead(Head):
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """`label` [n] int64 and `probability` [n,classes]."""
         probability = outputs["logits"].float().softmax(-1)
-        return {"label": probability.argmax(-1), "probability": probability, "rows": outputs["rows"]}
+        return {
+            "label": probability.argmax(-1),
+            "probability": probability,
+            "rows": outputs["rows"],
+        }
 
 
 def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:

@@ -1,6 +1,6 @@
 """Find the partner of a sample in another modality: contrastive fine-tuning of the shared space.
 
-    head: {type: retrieval, pairs: [[image, text]]}
+head: {type: retrieval, pairs: [[image, text]]}
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmfm.heads.base import CachedHeadObjective, Head, Metric
 from mmfm.model import Model
-from mmfm.objectives.contrastive import Contrastive, ContrastiveConfig
 from mmfm.objectives.base import Objective
+from mmfm.objectives.contrastive import Contrastive, ContrastiveConfig
 from mmfm.types import Batch, Features, LossTerms, Read
 
 

@@ -25,7 +25,9 @@ def masked_read(modality: str, context: list[str] | None, model: Model) -> tuple
     modalities = set(model.encoders) if context is None else {modality, *context}
     unknown = modalities - set(model.encoders)
     if unknown:
-        raise ValueError(f"context names {sorted(unknown)}, the model has {', '.join(model.encoders)}")
+        raise ValueError(
+            f"context names {sorted(unknown)}, the model has {', '.join(model.encoders)}"
+        )
     return Read("masked", tuple(sorted(modalities)), fused=True), model.fusion.width
 
 

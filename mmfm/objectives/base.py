@@ -24,7 +24,9 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
-            raise ValueError(f"weight must be above 0, not {self.weight}; leave the objective out instead")
+            raise ValueError(
+                f"weight must be above 0, not {self.weight}; leave the objective out instead"
+            )
 
 
 class Objective(nn.Module):
@@ -47,6 +49,8 @@ class Objective(nn.Module):
 
 class CachedObjective(Objective):
     """An objective whose loss compares all samples of the global batch, through few numbers a sample.
+
+    The loss is ``loss(rows(features, batch), scalars())``.
 
     `rows` are those numbers; rows of several micro-batches are concatenated, so the loss over a whole step can be
     taken from them and its gradient handed back to each micro-batch (grad_cache; Gao et al. 2021, arXiv:2101.06983).

@@ -1,7 +1,7 @@
 """Reconstruct masked patches of a log-mel spectrogram from what is left of all modalities.
 
-    objectives:
-      masked_audio: {type: masked_audio, mask_ratio: 0.75}
+objectives:
+  masked_audio: {type: masked_audio, mask_ratio: 0.75}
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reconstruct masked patches of a picture from what is left of all modalities.
 
-    objectives:
-      masked_image: {type: masked_image, mask_ratio: 0.75}
+objectives:
+  masked_image: {type: masked_image, mask_ratio: 0.75}
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Predict masked words from what is left of all modalities (BERT, arXiv:1810.04805; FLAVA's MLM and MMM).
 
-    objectives:
-      masked_text: {type: masked_text, mask_ratio: 0.15}
+objectives:
+  masked_text: {type: masked_text, mask_ratio: 0.15}
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import deepspeed
 import torch
 from deepspeed.utils import (
     safe_get_full_fp32_param,
@@ -119,12 +120,12 @@ def _full_weight(parameter: nn.Parameter) -> Tensor:
     if parameter.requires_grad:
         full = safe_get_full_fp32_param(parameter)
         if full is not None:
-            return full.view(_shape(parameter))
+            whole: Tensor = full.view(_shape(parameter))
+            return whole
     elif hasattr(parameter, "ds_id"):
-        import deepspeed
-
         with deepspeed.zero.GatheredParameters([parameter]):
-            return parameter.detach().clone()
+            gathered: Tensor = parameter.detach().clone()
+        return gathered
     return parameter
 
 

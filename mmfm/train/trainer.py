@@ -24,7 +24,7 @@ from mmfm.train.deepspeed_config import Precision, deepspeed_config
 from mmfm.train.engine import plain_grad_norm, start_engine, zero_stale_gradients
 from mmfm.train.optim import OptimConfig
 from mmfm.train.schedule import lr_factor
-from mmfm.types import Batch
+from mmfm.types import Batch, to_device
 
 
 @dataclass(kw_only=True)
@@ -52,10 +52,12 @@ class TrainConfig:
 
 @dataclass
 class StepResult:
-    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping."""
+    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping; `scalars` are values of
+    the objectives' own parameters, such as ``contrastive/logit_scale``, before the step."""
 
     loss: float
     losses: dict[str, float]
+    scalars: dict[str, float]
     grad_norm: float
     lr: float
 
@@ -112,13 +114,15 @@ class Trainer:
         counts = self._global_counts(batches)
         sums = dict.fromkeys(counts, 0.0)
         zero_stale_gradients(self.engine)
-        gradients = self._cache(batches, counts, sums) if self.grad_cache else None
+        scalars: StepRows = {}
+        gradients = self._cache(batches, counts, sums, scalars) if self.grad_cache else None
         plain_norm: float | None = None
         for i, batch in enumerate(batches):
             output = self.engine(batch, gradients=gradients[i] if gradients else None)
             loss = self.task.total(output.losses, counts)
             if output.surrogate is not None:
                 loss = loss + output.surrogate
+            scalars.update(output.scalars)
             self.engine.backward(loss * (distributed.world_size() * self.grad_accum_steps))
             for name, (total, _) in output.losses.items():
                 sums[name] += float(total.detach())
@@ -127,10 +131,14 @@ class Trainer:
             self.engine.step()
         self.step_index += 1
         grad_norm = self.engine.get_global_grad_norm() if plain_norm is None else plain_norm
-        return self._result(sums, counts, float(grad_norm), lr)
+        return self._result(sums, counts, scalars, float(grad_norm), lr)
 
     def _cache(
-        self, batches: list[Batch], counts: dict[str, Tensor], sums: dict[str, float]
+        self,
+        batches: list[Batch],
+        counts: dict[str, Tensor],
+        sums: dict[str, float],
+        scalars: StepRows,
     ) -> list[StepRows]:
         """The gradient of the cached losses at each micro-batch's rows (Gao et al. 2021, arXiv:2101.06983)."""
         with torch.no_grad():
@@ -139,7 +147,7 @@ class Trainer:
             name: {key: torch.cat([o.rows[name][key] for o in outputs]) for key in first}
             for name, first in outputs[0].rows.items()
         }
-        scalars = outputs[0].scalars
+        scalars.update(outputs[0].scalars)
         leaves = {
             (name, key): value.detach().requires_grad_()
             for part in (rows, scalars)
@@ -193,7 +201,12 @@ class Trainer:
         return lr
 
     def _result(
-        self, sums: dict[str, float], counts: dict[str, Tensor], grad_norm: float, lr: float
+        self,
+        sums: dict[str, float],
+        counts: dict[str, Tensor],
+        scalars: StepRows,
+        grad_norm: float,
+        lr: float,
     ) -> StepResult:
         totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.engine.device)
         distributed.all_reduce_sum(totals)
@@ -202,7 +215,12 @@ class Trainer:
             for name, total in zip(sums, totals.tolist(), strict=True)
         }
         loss = math.fsum(self.task.weights[n.split("/")[0]] * v for n, v in losses.items())
-        return StepResult(loss, losses, grad_norm, lr)
+        values = {
+            f"{name}/{key}": float(value.detach())
+            for name, found in scalars.items()
+            for key, value in found.items()
+        }
+        return StepResult(loss, losses, values, grad_norm, lr)
 
 
 def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:
@@ -215,12 +233,3 @@ def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -
             )
         return False
     return compares and (config.grad_cache is True or grad_accum_steps > 1)
-
-
-def to_device(value: Any, device: torch.device) -> Any:
-    """`value` with every tensor in it, also inside mappings, on `device`."""
-    if isinstance(value, Tensor):
-        return value.to(device, non_blocking=True)
-    if isinstance(value, dict):
-        return {key: to_device(item, device) for key, item in value.items()}
-    return value

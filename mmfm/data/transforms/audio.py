@@ -11,6 +11,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,20 @@ class AudioTransform(Transform):
 
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
         return [media_file(files, ENDINGS, "audio", self.config.max_bytes)]
+
+    def content_of_object(self, item: Any) -> bytes:
+        """Of a path as a string, or a waveform [S] of floats at the encoder's sample rate."""
+        if isinstance(item, str):
+            return self.content_of(Path(item))
+        wave = np.asarray(item)
+        if wave.ndim != 1 or not np.issubdtype(wave.dtype, np.floating):
+            raise ValueError(
+                f"a waveform must be floats [S] at {self.sample_rate} Hz, not {wave.dtype} "
+                f"{list(wave.shape)}"
+            )
+        file = io.BytesIO()
+        soundfile.write(file, wave, self.sample_rate, format="WAV", subtype="FLOAT")
+        return file.getvalue()
 
     def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:
         try:

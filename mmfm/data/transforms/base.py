@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -82,6 +83,24 @@ class Transform(ABC):
 
         Raises BadSample if there is none.
         """
+
+    def content_of(self, item: Any) -> bytes:
+        """The content of an item that a caller gives: a path, a file's bytes, or an object.
+
+        What objects and strings mean is the modality's own. Raises ValueError.
+        """
+        if isinstance(item, bytes | bytearray | memoryview):
+            return bytes(item)
+        if isinstance(item, Path):
+            try:
+                return item.read_bytes()
+            except OSError as error:
+                raise ValueError(f"{item} can't be read: {error.strerror}") from None
+        return self.content_of_object(item)
+
+    @abstractmethod
+    def content_of_object(self, item: Any) -> bytes:
+        """The content of an item that is neither a path nor bytes. Raises ValueError."""
 
     @abstractmethod
     def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:

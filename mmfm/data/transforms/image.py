@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -89,6 +92,25 @@ class ImageTransform(Transform):
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
         return [media_file(files, ENDINGS, "image", self.config.max_bytes)]
 
+    def content_of_object(self, item: Any) -> bytes:
+        """Of a path as a string, a PIL image, or an array [H, W] or [H, W, 3 or 4] of bytes."""
+        if isinstance(item, str):
+            return self.content_of(Path(item))
+        if not isinstance(item, Image.Image):
+            pixels = np.asarray(item)
+            grey, colour = pixels.ndim == 2, pixels.ndim == 3 and pixels.shape[-1] in (3, 4)
+            if pixels.dtype != np.uint8 or not (grey or colour):
+                raise ValueError(
+                    f"an image as an array must be uint8 [H, W] or [H, W, 3 or 4], not "
+                    f"{pixels.dtype} {list(pixels.shape)}"
+                )
+            item = Image.fromarray(pixels)
+        if item.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
+            item = item.convert("RGB")
+        file = io.BytesIO()
+        item.save(file, "PNG", compress_level=1, exif=item.getexif())
+        return file.getvalue()
+
     def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:
         try:
             picture = _open(content)
@@ -152,10 +174,24 @@ def _open(content: bytes) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about sizes that `max_pixels` judges
         picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        if picture.format == "PNG":  # only this looks at its checksums, and uses it up
-            picture.verify()
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        if picture.format == "PNG":
+            _check_png(content)
     return picture
+
+
+def _check_png(content: bytes) -> None:
+    """Compare the checksum of every chunk, at which PIL doesn't look when it loads a picture."""
+    at = 8
+    while at < len(content):
+        (length,) = struct.unpack_from(">I", content, at)
+        end = at + 8 + length
+        (checksum,) = struct.unpack_from(">I", content, end)
+        if zlib.crc32(memoryview(content)[at + 4 : end]) != checksum:
+            raise ValueError(f"wrong checksum of the chunk at byte {at}")
+        if content[at + 4 : at + 8] == b"IEND":
+            return
+        at = end + 4
+    raise ValueError("the end is missing")
 
 
 def _on_white(picture: Image.Image) -> Image.Image:

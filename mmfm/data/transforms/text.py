@@ -90,6 +90,12 @@ class TextTransform(Transform):
         except UnicodeEncodeError:  # JSON can hold half a surrogate pair
             raise BadSample("text not in UTF-8") from None
 
+    def content_of_object(self, item: Any) -> bytes:
+        """Of a text as a string."""
+        if not isinstance(item, str):
+            raise ValueError(f"a text must be a string, not {type(item).__name__}")
+        return self.contents({}, {META_KEY: [item]})[0]
+
     def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:
         ids = self.tokenizer.encode(content.decode("utf-8"), self.max_length)
         if not ids:

@@ -1,0 +1,7 @@
+"""`python -m mmfm …` is the command `mmfm …`."""
+
+import sys
+
+from mmfm.cli import main
+
+sys.exit(main())

@@ -1,0 +1,77 @@
+"""A data set that evaluation reads again for every pass, with the labels that the pass needs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mmfm import distributed
+from mmfm.data.feature_cache import FeatureCache
+from mmfm.data.manifest import Manifest
+from mmfm.data.sequential import SequentialData
+from mmfm.types import Batch
+
+
+class EvaluationSource:
+    """The samples of `manifest` in batches, this rank's part; iterated without labels.
+
+    `cache`: outputs of frozen encoders by modality, which take the place of their inputs.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        manifest: Manifest,
+        specs: Mapping[str, Mapping[str, Any]],
+        *,
+        batch_size: int,
+        workers: int = 0,
+        cache: Mapping[str, FeatureCache] | None = None,
+    ) -> None:
+        self.name = name
+        self.manifest = manifest
+        self._specs = specs
+        self._batch_size = batch_size
+        self._workers = workers
+        self._cache = cache
+        self._passes: list[SequentialData] = []
+
+    @property
+    def label_names(self) -> dict[str, list[str]]:
+        """Field of the samples' labels ▶ its class names."""
+        return self.manifest.label_names
+
+    def with_label(self, label: str, names: Sequence[str]) -> SequentialData:
+        """The same batches with ``labels``: the place in `names` of what the field `label` says."""
+        return self._open((label, names))
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from self._open(None)
+
+    def left_out(self) -> dict[str, int]:
+        """Samples that could not be read, by reason, of all ranks. Collective.
+
+        Every pass meets the same samples, so the pass that met most of them counts.
+        """
+        mine: Counter[str] = Counter()
+        for data in self._passes:
+            mine |= data.bad_counts
+        total: Counter[str] = Counter()
+        for part in distributed.all_gather_object(mine):
+            total += part
+        return dict(sorted(total.items()))
+
+    def _open(self, label: tuple[str, Sequence[str]] | None) -> SequentialData:
+        data = SequentialData(
+            [(self.name, self.manifest)],
+            self._specs,
+            batch_size=self._batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            workers=self._workers,
+            label=label,
+            cache=self._cache,
+        )
+        self._passes.append(data)
+        return data

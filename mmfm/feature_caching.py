@@ -1,0 +1,84 @@
+"""Outputs of frozen encoders, computed once for a data set and read from disk afterwards.
+
+An encoder with ``cache: true`` in the model's settings is run over all contents of its modality that the cache lacks,
+every rank taking its share; from then on batches carry its outputs instead of its inputs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmfm import distributed
+from mmfm.data.decode import build_transforms
+from mmfm.data.feature_cache import FeatureCache, build_cache
+from mmfm.data.manifest import Manifest
+from mmfm.encoders.base import Encoder
+from mmfm.model import Model
+
+logger = logging.getLogger(__name__)
+
+
+def open_caches(
+    model: Model, sources: Sequence[tuple[str, Manifest]], folder: Path
+) -> dict[str, FeatureCache]:
+    """The cache of each encoder that asks for one, complete for `sources`. Collective."""
+    caches = {}
+    for modality in model.encoders:
+        encoder = model.encoder(modality)
+        if encoder.cache:
+            caches[modality] = _fill(encoder, modality, sources, folder)
+    return caches
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """What the outputs depend on beside the input: the weights and how inputs are prepared."""
+    about = {"spec": encoder.spec, "settings": encoder.settings}
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, tensor in encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fill(
+    encoder: Encoder, modality: str, sources: Sequence[tuple[str, Manifest]], folder: Path
+) -> FeatureCache:
+    cache = FeatureCache(folder, f"{modality}-{fingerprint(encoder)}")
+    encoder.to(distributed.device())
+
+    @torch.no_grad()
+    def encode(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        inputs = batch[modality].to(distributed.device())
+        mask = batch.get(f"{modality}_mask")
+        mask = None if mask is None else mask.to(inputs.device)
+        tokens, pooled = encoder(inputs, mask)
+        return tokens, encoder.token_valid(inputs, mask), pooled
+
+    transform = build_transforms({modality: encoder.spec})[modality]
+    report = build_cache(
+        cache,
+        sources,
+        modality,
+        transform,
+        encode,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    distributed.barrier()
+    cache.refresh()
+    if distributed.is_main():
+        logger.info(
+            "feature cache of %s: %d encoded on rank 0, %d there already, %d bad",
+            modality,
+            report.encoded,
+            report.present,
+            sum(report.bad.values()),
+        )
+    return cache

@@ -1,0 +1,255 @@
+"""A trained model for use: embeddings and predictions, on one process or over many.
+
+    predictor = mmfm.load("runs/quickstart")
+    predictor.encode(image=["cat.png"], text=["a cat"])["image"]   # [1, embed_dim], length 1
+
+`encode_batches` and `logits_batches` run over whole data sets; they are collective, and give every rank all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmfm import distributed
+from mmfm.checkpoint import Checkpoint, CheckpointError
+from mmfm.config import ConfigError, from_dict
+from mmfm.data.decode import build_transforms
+from mmfm.heads.base import Head
+from mmfm.model import FUSED, Model
+from mmfm.task import (
+    FinetuneTask,
+    FinetuneTaskConfig,
+    Output,
+    PretrainTask,
+    PretrainTaskConfig,
+    Task,
+)
+from mmfm.types import IGNORE_INDEX, Batch, Read, to_device
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class Encoded:
+    """Rows by modality (and "fused"), each sample once, in the order of the sample ids."""
+
+    embedding: dict[str, Floats] = field(default_factory=dict)
+    pooled: dict[str, Floats] = field(default_factory=dict)
+    row_ids: dict[str, list[str]] = field(default_factory=dict)
+    groups: dict[str, Ints] = field(default_factory=dict)
+    labels: dict[str, Ints] = field(default_factory=dict)
+
+
+@dataclass
+class Predictions:
+    """A classification head's `logits` [n,classes] with the samples' ids, groups and labels."""
+
+    logits: Floats
+    row_ids: list[str]
+    groups: Ints
+    labels: Ints
+
+
+class Predictor:
+    """A task in evaluation mode. `specs`: what the data pipeline must know; `label`: (field, names) of the head."""
+
+    def __init__(
+        self,
+        task: Task,
+        label: tuple[str, list[str]] | None = None,
+        forward: Callable[..., Output] | None = None,
+        config: Mapping[str, Any] | None = None,
+        assets: Path | None = None,
+    ) -> None:
+        self.task = task
+        self.label = label
+        self.config = dict(config or {})
+        self.assets = assets
+        self._forward = forward or task
+
+    @property
+    def model(self) -> Model:
+        return self.task.model
+
+    @property
+    def head(self) -> Head | None:
+        return self.task.head if isinstance(self.task, FinetuneTask) else None
+
+    @property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        return self.model.specs
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.task.parameters()).device
+
+    @torch.no_grad()
+    def encode(self, batch_size: int = 64, **inputs: Sequence[Any]) -> dict[str, Tensor]:
+        """Embeddings [n, embed_dim] of length 1 for each modality named, e.g. ``image=[…], text=[…]``.
+
+        Each item is a path, the bytes of a file, or what the modality's transform takes: a string for text, a PIL
+        image or an array for a picture, a waveform at the encoder's rate for sound.
+        """
+        transforms = build_transforms(self.specs)
+        unused = np.random.default_rng(0)
+        found: dict[str, Tensor] = {}
+        for modality, items in inputs.items():
+            if modality not in transforms:
+                raise ValueError(f"no modality {modality!r}; the model has {', '.join(transforms)}")
+            transform, parts = transforms[modality], []
+            for start in range(0, len(items), batch_size):
+                chosen = [transform.content_of(item) for item in items[start : start + batch_size]]
+                arrays = [transform.decode_content(c, unused, False) for c in chosen]
+                batch: Batch = {
+                    **transform.collate(arrays),
+                    "rows": {modality: torch.arange(len(arrays))},
+                    "sample_id": [str(start + i) for i in range(len(arrays))],
+                }
+                read = Read("clean", (modality,))
+                parts.append(self._run(batch, reads=[read]).features[read].embedding[modality])
+            if parts:
+                found[modality] = torch.cat(parts)
+        return found
+
+    @torch.no_grad()
+    def encode_batches(
+        self,
+        data: Iterable[Batch],
+        modalities: Sequence[str],
+        fused: bool = False,
+        pooled: bool = False,
+    ) -> Encoded:
+        """Embeddings of every sample in `data` that has any of `modalities`; with `fused` of all of them together too,
+        with `pooled` the encoders' pooled outputs too. Collective."""
+        reads = {m: Read("clean", (m,)) for m in modalities}
+        if fused:
+            reads[FUSED] = Read("clean", tuple(sorted(modalities)), fused=True)
+        tables: dict[str, _Table] = {key: _Table() for key in reads}
+        for batch in data:
+            found = self._run(batch, reads=list(reads.values())).features
+            for key, read in reads.items():
+                features = found[read]
+                if key not in features.embedding:
+                    continue
+                columns = {"embedding": features.embedding[key]}
+                if pooled:
+                    whole = features.fused_pooled if key == FUSED else features.pooled[key]
+                    assert whole is not None
+                    columns["pooled"] = whole
+                tables[key].add(batch, features.rows[key].cpu(), columns)
+        out = Encoded()
+        for key, table in tables.items():
+            ids, groups, labels, columns_np = table.gather()
+            if not ids:
+                continue
+            out.row_ids[key], out.groups[key], out.labels[key] = ids, groups, labels
+            out.embedding[key] = columns_np["embedding"]
+            if pooled:
+                out.pooled[key] = columns_np["pooled"]
+        return out
+
+    @torch.no_grad()
+    def logits_batches(self, data: Iterable[Batch]) -> Predictions:
+        """The head's logits of every sample in `data` that has what the head reads. Collective."""
+        if self.head is None:
+            raise ConfigError("the checkpoint has no head: it was pretrained, not fine-tuned")
+        table = _Table()
+        for batch in data:
+            outputs = self._run(batch, predict=True).predictions
+            table.add(batch, outputs["rows"].cpu(), {"logits": outputs["logits"]})
+        ids, groups, labels, columns = table.gather()
+        return Predictions(columns["logits"], ids, groups, labels)
+
+    def _run(self, batch: Batch, **request: Any) -> Output:
+        if self.task.training:
+            self.task.eval()
+        return self._forward(to_device(batch, self.device), **request)
+
+
+class _Table:
+    """Rows of all batches of this rank, then of all ranks."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.groups: list[int] = []
+        self.labels: list[int] = []
+        self.columns: dict[str, list[Floats]] = {}
+
+    def add(self, batch: Batch, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
+        self.ids += [batch["sample_id"][i] for i in rows.tolist()]
+        self.groups += batch["group"][rows].tolist()
+        labels = batch.get("labels")
+        self.labels += [IGNORE_INDEX] * len(rows) if labels is None else labels[rows].tolist()
+        for name, values in columns.items():
+            self.columns.setdefault(name, []).append(values.float().cpu().numpy())
+
+    def gather(self) -> tuple[list[str], Ints, Ints, dict[str, Floats]]:
+        """All ranks' rows, each id once, ordered by id."""
+        mine = {name: np.concatenate(parts) for name, parts in self.columns.items()}
+        ranks = distributed.all_gather_object((self.ids, self.groups, self.labels, mine))
+        ids = [i for part in ranks for i in part[0]]
+        groups = np.array([g for part in ranks for g in part[1]], dtype=np.int64)
+        labels = np.array([v for part in ranks for v in part[2]], dtype=np.int64)
+        _, first = np.unique(np.array(ids, dtype=object), return_index=True)
+        filled = [part[3] for part in ranks if part[3]]
+        names = filled[0] if filled else {}
+        columns = {name: np.concatenate([part[name] for part in filled])[first] for name in names}
+        return [ids[i] for i in first], groups[first], labels[first], columns
+
+
+def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
+    """The model of a checkpoint (its folder, or a run's folder for the latest), in evaluation mode.
+
+    Nothing but the folder is needed. CheckpointError where it is missing, broken or of another version.
+    """
+    checkpoint = Checkpoint.open(path)
+    raw = checkpoint.config
+    label = checkpoint.preprocessing.get("label")
+    task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets)
+    found = checkpoint.tensors("model")
+    wanted = task.state_dict()
+    if set(found) != set(wanted):
+        off = sorted(set(found) ^ set(wanted))
+        raise CheckpointError(f"{checkpoint.path}: its weights don't fit its own config: {off[:3]}")
+    task.load_state_dict(found)
+    task.to(device if device is not None else distributed.device()).eval()
+    return Predictor(
+        task, (label[0], label[1]) if label else None, config=raw, assets=checkpoint.assets
+    )
+
+
+def build(
+    raw: Mapping[str, Any], label_names: Sequence[str] = (), assets: Path | None = None
+) -> Task:
+    """The task of a recipe given as a plain mapping: with ``objectives`` a `PretrainTask`, with ``head`` a
+    `FinetuneTask`; its other sections are not looked at."""
+    if "head" in raw:
+        parts = {key: raw[key] for key in ("model", "head") if key in raw}
+        return FinetuneTask.build(from_dict(FinetuneTaskConfig, parts), label_names, assets)
+    parts = {key: raw[key] for key in ("model", "objectives") if key in raw}
+    return PretrainTask.build(from_dict(PretrainTaskConfig, parts), assets)
+
+
+def untrained(predictor: Predictor, seed: int) -> Predictor:
+    """The same network with the weights that training would start from, drawn anew by `seed`.
+
+    A frozen encoder keeps its weights: a baseline is what was there before training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        label_names = predictor.label[1] if predictor.label else ()
+        task = build(predictor.config, label_names, predictor.assets)
+    for modality, encoder in predictor.model.encoders.items():
+        if predictor.model.encoder(modality).frozen:
+            task.model.encoders[modality].load_state_dict(encoder.state_dict())
+    task.to(predictor.device).eval()
+    return Predictor(task, predictor.label, config=predictor.config, assets=predictor.assets)

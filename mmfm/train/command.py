@@ -1,0 +1,115 @@
+"""What the commands `pretrain` and `finetune` share: arguments, the plan of `--dry-run`, errors and exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from mmfm import distributed
+from mmfm.checkpoint import Checkpoint
+from mmfm.train.deepspeed_config import deepspeed_config
+from mmfm.train.loop import Run, check_resume, resume_point, train
+from mmfm.train.trainer import use_grad_cache
+
+
+def main(
+    name: str,
+    about: str,
+    argv: Sequence[str] | None,
+    prepare: Callable[[str, Sequence[str]], Run],
+    after: Callable[[Run], None] | None = None,
+) -> int:
+    """Set the run up, show its plan or train it; 2 with one line on standard error for a user's error.
+
+    All that can be checked is checked before a process group starts and before anything is written.
+    """
+    parser = argparse.ArgumentParser(prog=f"mmfm {name}", description=about)
+    parser.add_argument("config", help="YAML file of the recipe")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan")
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_intermixed_args(argv)
+    try:
+        run = prepare(args.config, args.overrides)
+        found = resume_point(run.recipe)
+        text = plan(run, found)
+        if args.dry_run:
+            if _first_rank():
+                print(text)
+            return 0
+        from mmfm.train.engine import start_process_group
+
+        start_process_group()
+        train(run, found)
+        if after is not None and distributed.is_main():
+            after(run)
+        return 0
+    except (ValueError, OSError) as error:
+        if _first_rank() or distributed.world_size() > 1:
+            print(f"mmfm {name}: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    finally:
+        distributed.shutdown()
+
+
+def plan(run: Run, found: Checkpoint | None) -> str:
+    """What the run will do, checked against the data and the number of ranks; ValueError where it can't be."""
+    recipe = run.recipe
+    world_size = distributed.launched_world_size()
+    pipeline = run.pipeline(world_size)
+    if found is not None:
+        check_resume(found, pipeline)
+    size, micro = recipe.data.global_batch_size, pipeline.micro_batch_size
+    parts = size // world_size // micro
+    cached = use_grad_cache(recipe.train, bool(run.task.cached), parts)
+    engine = deepspeed_config(
+        global_batch_size=size,
+        micro_batch_size=micro,
+        world_size=world_size,
+        zero_stage=recipe.train.zero_stage,
+        precision=recipe.train.precision,
+        grad_clip=recipe.optim.grad_clip,
+        overrides=recipe.deepspeed,
+    )
+    start = f"step {found.step} of {found.path}" if found else "the start"
+    lines = [
+        f"run       {run.folder}, {recipe.train.max_steps} steps from {start}",
+        f"batch     {size} = {world_size} ranks × {parts} micro-batches × {micro}; grad_cache "
+        f"{'on' if cached else 'off'}",
+        *_parameters(run),
+        "stratum                                   samples  weight        a step  comes every  epochs/1000",
+    ]
+    for share in pipeline.order.composition():
+        name = f"{share.source}:{share.modality_set}"
+        lines.append(
+            f"  {name:<38} {share.samples:>9,}  {share.weight:>5}/{share.period:<6} {share.per_step:>8.2f}"
+            f"  {share.every_steps:>8.1f} st  {share.epochs_per_1000_steps:>8.2f}"
+        )
+    for source, count in pipeline.order.ignored.items():
+        if count:
+            lines.append(f"  {source}: {count} samples have no known modality and are left out")
+    lines.append("deepspeed " + json.dumps(engine))
+    return "\n".join(lines)
+
+
+def _parameters(run: Run) -> list[str]:
+    parts: dict[str, list[int]] = {}
+    for name, parameter in run.task.named_parameters():
+        words = name.split(".")
+        part = ".".join(words[: 3 if words[1] == "encoders" else 2])
+        counts = parts.setdefault(part, [0, 0])
+        counts[0] += parameter.numel()
+        counts[1] += parameter.numel() * parameter.requires_grad
+    return [
+        f"weights   {part:<32} {total:>12,}  {'frozen' if not trained else ''}".rstrip()
+        for part, (total, trained) in parts.items()
+    ]
+
+
+def _first_rank() -> bool:
+    return os.environ.get("RANK", "0") == "0"

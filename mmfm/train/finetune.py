@@ -1,0 +1,81 @@
+"""The command `mmfm finetune`: a head on a pretrained model, with its scores before and after.
+
+mmfm finetune configs/finetune/quickstart.yaml init=runs/quickstart freeze=encoders
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mmfm.checkpoint import Checkpoint
+from mmfm.config import ConfigError
+from mmfm.task import FinetuneTask
+from mmfm.train.command import main as run_command
+from mmfm.train.init_weights import start_from
+from mmfm.train.log import read_metrics
+from mmfm.train.loop import Run
+from mmfm.train.recipe import FinetuneConfig, load_finetune
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    about = "Fine-tune a model with a head; shows the scores before and after."
+    return run_command("finetune", about, argv, prepare, after=show_before_and_after)
+
+
+def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
+    """The run of a recipe, with its task built from the checkpoint; ValueError where anything doesn't fit."""
+    recipe = load_finetune(config, overrides)
+    label = find_label(recipe)
+    torch.manual_seed(recipe.run.seed)
+    found = None if recipe.init is None else Checkpoint.open(recipe.init)
+    task = FinetuneTask.build(
+        recipe, label[1] if label else (), None if found is None else found.assets
+    )
+    if found is not None:
+        start_from(task.model, found)
+    freeze(task, recipe.freeze)
+    return Run(recipe, task, label, evaluate_first=True)
+
+
+def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:
+    """(field, names) of the head's labels, from the manifests; None for a head without labels."""
+    field = getattr(recipe.head, "label", None)
+    if field is None:
+        return None
+    names: set[str] = set()
+    fields: set[str] = set()
+    for _, manifest, _ in recipe.data.open_sources():
+        names |= set(manifest.label_names.get(field, ()))
+        fields |= set(manifest.label_names)
+    if not names:
+        there = ", ".join(sorted(fields)) or "none"
+        raise ConfigError(f"head.label = {field!r}: the data have the labels {there}")
+    return field, sorted(names)
+
+
+def freeze(task: FinetuneTask, what: str) -> None:
+    """Take the encoders, or the whole model, out of training."""
+    model = task.model
+    if what == "none":
+        return
+    for modality in model.encoders:
+        encoder = model.encoder(modality)
+        encoder.frozen = True
+        encoder.finish()
+    if what == "model":
+        model.requires_grad_(False)
+
+
+def show_before_and_after(run: Run) -> None:
+    """A table of every score of the evaluation at step 0 and at the end."""
+    rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if "metric" in r]
+    before = {(r["task"], r["metric"]): r for r in rows if r["step"] == 0}
+    after = {(r["task"], r["metric"]): r for r in rows}
+    for key, row in after.items():
+        first = before.get(key)
+        chance = "" if row.get("chance") is None else f"  chance {row['chance']:.4f}"
+        start = "" if first is None else f"before {first['value']:.4f}  "
+        print(f"{key[0]} {key[1]}: {start}after {row['value']:.4f}  n {row['n']}{chance}")

@@ -1,0 +1,139 @@
+"""What a run tells: a progress line, metrics.jsonl, TensorBoard, log.txt."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+logger = logging.getLogger("mmfm")
+
+
+class RunLog:
+    """The log of a run, on rank 0; on other ranks it does nothing.
+
+    metrics.jsonl only grows. A step that is run again must agree with the first time where that is exact.
+    """
+
+    def __init__(self, folder: Path, main: bool, max_steps: int) -> None:
+        self.main = main
+        self.folder = folder
+        self._seen: dict[int, str] = {}
+        if not main:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self._metrics_path = folder / "metrics.jsonl"
+        self._seen = _batch_hashes(self._metrics_path)
+        _end_line(self._metrics_path)
+        self._metrics = self._metrics_path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[line]}"),
+            TimeRemainingColumn(),
+            console=Console(file=sys.stderr),
+            disable=not sys.stderr.isatty(),
+        )
+        self._bar = self._progress.add_task("step", total=max_steps, line="")
+        self._progress.start()
+
+    def event(self, name: str, **fields: Any) -> None:
+        self._write({"event": name, **fields})
+
+    def train(self, row: dict[str, Any]) -> None:
+        """One training step; raises ValueError if the step ran before on other samples."""
+        if not self.main:
+            return
+        step, batch_hash = row["step"], row["batch_hash"]
+        if self._seen.setdefault(step, batch_hash) != batch_hash:
+            raise ValueError(
+                f"step {step} was run on other samples before ({self._metrics_path}): the data or their order has "
+                "changed; use a new run.dir"
+            )
+        self._write({**row, "split": "train"})
+        for key, value in row.items():
+            if isinstance(value, float):
+                self._board.add_scalar(f"train/{key}", value, step)
+        line = (
+            f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  "
+            f"data wait {100 * row['data_wait']:.0f} %"
+        )
+        self._progress.update(self._bar, completed=step, line=line)
+        if self._progress.disable and (step <= 3 or step % 20 == 0):
+            print(f"step {step}  {line}  eta {_clock(row['eta_s'])}", file=sys.stderr, flush=True)
+
+    def evaluation(self, row: dict[str, Any]) -> None:
+        self._write(row)
+        if self.main:
+            name = f"{row['split']}/{row['task']}/{row['metric']}"
+            self._board.add_scalar(name, row["value"], row["step"])
+
+    def say(self, text: str) -> None:
+        """A line for people, also kept in log.txt."""
+        if self.main:
+            self._progress.console.print(text, highlight=False, markup=False)
+            with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+
+    def close(self) -> None:
+        if self.main:
+            self._progress.stop()
+            self._metrics.close()
+            self._board.close()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        if self.main:
+            self._metrics.write(json.dumps(row, ensure_ascii=False) + "\n")
+            self._metrics.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The objects of a metrics.jsonl; a last line that a killed run left half-written is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            logger.warning("%s: a line is cut short and left out", path)
+    return rows
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for environment.json."""
+    import platform
+    from importlib.metadata import version
+
+    names = ("mmfm", "torch", "deepspeed", "webdataset", "timm", "transformers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in names},
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _batch_hashes(path: Path) -> dict[int, str]:
+    return {row["step"]: row["batch_hash"] for row in read_metrics(path) if "batch_hash" in row}
+
+
+def _end_line(path: Path) -> None:
+    """End a line that a killed run left half-written, so that the next one stands alone."""
+    if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+        with path.open("ab") as file:
+            file.write(b"\n")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,35 @@
+"""The command `mmfm pretrain`.
+
+    mmfm pretrain configs/pretrain/tiny.yaml
+    deepspeed --num_gpus 2 --module mmfm pretrain configs/pretrain/quickstart.yaml train.zero_stage=2
+
+The same command again continues the run, on any number of ranks that divides `data.streams`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mmfm.checkpoint import Checkpoint
+from mmfm.task import PretrainTask
+from mmfm.train.command import main as run_command
+from mmfm.train.init_weights import start_from
+from mmfm.train.loop import Run
+from mmfm.train.recipe import load_pretrain
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return run_command("pretrain", "Pretrain a model on shards.", argv, prepare)
+
+
+def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
+    """The run of a recipe, with its task built; ValueError where anything doesn't fit."""
+    recipe = load_pretrain(config, overrides)
+    torch.manual_seed(recipe.run.seed)
+    task = PretrainTask.build(recipe)
+    if recipe.init is not None:
+        start_from(task.model, Checkpoint.open(recipe.init))
+    return Run(recipe, task)

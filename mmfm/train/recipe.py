@@ -1,0 +1,101 @@
+"""The complete recipe of a run: every section of its YAML, each owned by the part that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from mmfm.checkpoint import Checkpoint
+from mmfm.config import Component, ConfigError, from_dict, read_yaml
+from mmfm.data.pipeline import DataConfig
+from mmfm.task import FinetuneTaskConfig, PretrainTaskConfig
+from mmfm.train.optim import OptimConfig
+from mmfm.train.trainer import TrainConfig
+
+
+@dataclass(kw_only=True)
+class RunConfig:
+    """`resume`: "auto" continues what is in `dir`, "never" refuses a folder in use, a path continues from there.
+    `feature_cache`: the folder for outputs of frozen encoders with ``cache: true``."""
+
+    dir: str
+    seed: int = 0
+    resume: str = "auto"
+    feature_cache: str = "cache/features"
+
+
+@dataclass(kw_only=True)
+class EvalSource:
+    """A folder of shards and which of its splits."""
+
+    path: str
+    splits: list[str] | None = None
+
+
+@dataclass(kw_only=True)
+class EvalConfig:
+    """What is evaluated every `train.eval_every` steps and at the end: the tasks of the eval suites."""
+
+    sources: dict[str, EvalSource] = field(default_factory=dict)
+    tasks: dict[str, Annotated[Any, Component("mmfm_eval.tasks")]] = field(default_factory=dict)
+    batch_size: int = 64
+
+
+@dataclass(kw_only=True)
+class Recipe:
+    """The sections that pretraining and fine-tuning share. `deepspeed` overrides keys of DeepSpeed's own JSON."""
+
+    run: RunConfig
+    data: DataConfig
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True)
+class PretrainConfig(Recipe, PretrainTaskConfig):
+    """``mmfm pretrain``. `init`: a checkpoint whose model's weights the run starts from."""
+
+    init: str | None = None
+
+
+@dataclass(kw_only=True)
+class FinetuneConfig(Recipe, FinetuneTaskConfig):
+    """``mmfm finetune``. With `init`, `model` need only hold what differs from the checkpoint's.
+
+    `freeze`: "none" trains all that the model's own settings leave trainable, "encoders" all but the encoders,
+    "model" the head only.
+    """
+
+    init: str | None = None
+    freeze: Literal["none", "encoders", "model"] = "none"
+
+
+def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
+    return from_dict(PretrainConfig, read_yaml(path, overrides))
+
+
+def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
+    """As for pretraining; the model's settings come from the checkpoint `init`, changed by those of the file."""
+    raw = read_yaml(path, overrides)
+    if raw.get("init") is not None:
+        inherited = Checkpoint.open(raw["init"], verify=False).config["model"]
+        raw["model"] = merge(inherited, raw.get("model") or {})
+    elif "model" not in raw:
+        raise ConfigError("name a checkpoint as init, or describe a model")
+    return from_dict(FinetuneConfig, raw)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the entries of `over`, mappings merged; another ``type`` replaces the whole mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = value
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            same = value.get("type", old.get("type")) == old.get("type")
+            merged[key] = merge(old, value) if same else value
+    return merged
