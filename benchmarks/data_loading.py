@@ -2,8 +2,8 @@
 
 python benchmarks/data_loading.py [--samples 4000] [--seconds 5] [--workers 0 1 2]
 
-Pictures are smooth noise, written as shards into a temporary folder that stays in the page cache, so
-this measures reading by offset, decoding, tokenizing, collating and the way between processes.
+Pictures are smooth noise, written as shards into a temporary folder that stays in the page cache,
+so this measures reading by offset, decoding, tokenizing, collating and the way between processes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmfm.data.tokenizer import train_bpe
 
 SHARD = 1000
 SIZE = 64
-WORDS = "red green blue round square large small dog cat tree house car".split()
+WORDS = ["red", "green", "blue", "round", "square", "large", "small", "dog", "cat", "tree", "car"]
 
 
 def write_shards(folder: Path, samples: int) -> None:

@@ -366,3 +366,25 @@ def test_a_tokenizer_with_more_tokens_than_the_encoder_is_refused(
         text.Config().build(text_spec | {"vocab_size": 100})
     with pytest.raises(ValueError, match="no tokenizer"):
         text.Config().build(text_spec | {"tokenizer": str(tmp_path)})
+
+
+def test_contents_of_what_callers_give(tmp_path: Path, specs: dict[str, dict[str, Any]]) -> None:
+    transform = image.Config().build(SPEC)
+    content = encoded(noise(30, 20, 4))
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    picture = Image.open(path)
+    for item in (content, path, str(path), picture, np.asarray(picture)):
+        got = transform.decode_content(transform.content_of(item), RNG, False)
+        assert (got == eval_image(content)).all()
+    sounds = make_audio()
+    wave = tone(16000, 0.3)
+    for given in (wave, torch.from_numpy(wave)):
+        assert (sounds.decode_content(sounds.content_of(given), RNG, False) == wave).all()
+    words = text.Config().build(specs["text"])
+    assert words.content_of(" e\u0301 ") == "\u00e9".encode()
+    for other, item in ((transform, wave), (sounds, np.ones((2, 3))), (words, 3)):
+        with pytest.raises(ValueError, match="must be"):
+            other.content_of(item)
+    with pytest.raises(ValueError, match="can't be read"):
+        transform.content_of("nowhere.png")
