@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -82,13 +84,22 @@ def recorded_options(config: Source) -> dict[str, Any]:
 
 def command(recorded: Mapping[str, Any], config: Source) -> str:
     """The command line that makes the dataset: only options that differ from the defaults."""
-    default = recorded_options(type(config)())
+    default = {}
+    for option in dataclasses.fields(config):
+        if option.default_factory is not dataclasses.MISSING:
+            default[option.name] = option.default_factory()
+        elif option.default is not dataclasses.MISSING:
+            default[option.name] = option.default
     given = [
-        f"{key}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        shlex.quote(f"{key}={value if isinstance(value, str) else _yaml(value)}")
         for key, value in recorded.items()
-        if default.get(key) != value
+        if key != "type" and (key not in default or default[key] != value)
     ]
     return " ".join(["mmfm data make", recorded["type"], "OUT", *given])
+
+
+def _yaml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False).replace('"', "")
 
 
 def existing(target: Path) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -19,14 +19,18 @@ SMALL = ["train_samples=20", "val_samples=10"]
 class Config(Source):
     """A source outside the package: this test module."""
 
+    text: str
     samples_made: int = 4
+    tags: list[str] = field(default_factory=lambda: ["a"])
     fails_at: int = -1
 
     def samples(self) -> Iterator[Sample]:
         for i in range(self.samples_made):
             if i == self.fails_at:
                 raise RuntimeError("in the middle")
-            yield Sample(key=f"{i}", id=f"{i}", group=f"{i}", split="train", texts={"en": ["a"]})
+            yield Sample(
+                key=f"{i}", id=f"{i}", group=f"{i}", split="train", texts={"en": [self.text]}
+            )
 
 
 def test_make_again_skips_and_force_makes_anew(
@@ -105,22 +109,31 @@ def test_usage_errors_are_code_2_and_help_is_0(capsys: pytest.CaptureFixture[str
 
 def test_a_source_outside_the_package(tmp_path: Path) -> None:
     out = tmp_path / "set"
-    assert main(["make", __name__, str(out), "samples_made=7"]) == 0
+    assert main(["make", __name__, str(out), "samples_made=7", "tags=[a, b]", "text=hi"]) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["totals"] == {"text": 7}
     assert manifest["source"]["type"] == __name__
+    options = "text=hi samples_made=7 'tags=[a, b]'"
+    assert manifest["command"] == f"mmfm data make {__name__} OUT {options}"
+
+
+def test_a_required_option_that_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["make", __name__, str(tmp_path / "set")]) == 2
+    assert f"{__name__}.text is required" in capsys.readouterr().err
 
 
 def test_a_source_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="in the middle"):
-        main(["make", __name__, str(tmp_path / "set"), "fails_at=2"])
+        main(["make", __name__, str(tmp_path / "set"), "fails_at=2", "text=hi"])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_source_without_samples_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["make", __name__, str(tmp_path / "set"), "samples_made=0"]) == 2
+    assert main(["make", __name__, str(tmp_path / "set"), "samples_made=0", "text=hi"]) == 2
     assert "gives no sample" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
