@@ -9,6 +9,7 @@ Nothing that takes time is imported before the arguments are read.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,14 +50,29 @@ def _evaluate(args: argparse.Namespace) -> int:
         if distributed.is_main():
             print(plan.describe())
         return 0
-    results = runner.run(plan, checkpoint)
     out = args.out or default_folder(checkpoint.path, suite.name)
+    runner.agreed(lambda: _check_writable(out))
+    results = runner.run(plan, checkpoint, _say)
     files = {"results.json": results.to_json(), "report.html": page.render(results)}
     on_main(lambda: write_all(out, files))
     if distributed.is_main():
         terminal.show(results)
         print(f"{out / 'results.json'}  {out / 'report.html'}")
     return 0
+
+
+def _say(text: str) -> None:
+    from mmfm import distributed
+
+    if distributed.is_main():
+        print(text, file=sys.stderr, flush=True)
+
+
+def _check_writable(folder: Path) -> None:
+    """ValueError before anything runs where `folder` can't be made or written to."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"--out {folder}: {there} is no folder that can be written to")
 
 
 def default_folder(checkpoint: Path, suite: str) -> Path:

@@ -8,7 +8,7 @@ and runs the passes in a fixed order.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -81,6 +81,10 @@ class Reading:
     label: str | None = None
     logits: bool = False
 
+    def __str__(self) -> str:
+        what = "head" if self.logits else " + ".join(self.modalities)
+        return f"{self.source}, {what}{', fused' * self.fused}"
+
     def serves(self, other: Reading) -> bool:
         """True if a pass for this reading gives all that `other` needs."""
         if self == other:
@@ -130,13 +134,20 @@ def _merge(a: Reading, b: Reading) -> Reading | None:
 
 
 def encode_readings(
-    predictor: Predictor, data: Mapping[str, Any], readings: Iterable[Reading]
+    predictor: Predictor,
+    data: Mapping[str, Any],
+    readings: Iterable[Reading],
+    say: Callable[[str], None] = lambda text: None,
 ) -> dict[Reading, Any]:
-    """The result of each reading. Collective: every rank calls it with the same readings and
-    sources.
+    """The result of each reading; `say` hears of every pass before it runs.
+
+    Collective: every rank calls it with the same readings and sources.
     """
     readings = list(dict.fromkeys(readings))
-    results = {p: _run(predictor, data, p) for p in passes(readings)}
+    plan, results = passes(readings), {}
+    for number, reading in enumerate(plan, 1):
+        say(f"pass {number} of {len(plan)}: {reading}")
+        results[reading] = _run(predictor, data, reading)
     return {r: next(found for p, found in results.items() if p.serves(r)) for r in readings}
 
 

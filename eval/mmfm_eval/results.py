@@ -75,7 +75,7 @@ def protocol(
 ) -> dict[str, Any]:
     """All that could change a score, with two hashes over it.
 
-    `fingerprint` covers everything but where the data lie and how many workers read them; two
+    `fingerprint` covers everything but where the data lie and what reads them; two
     evaluations with the same one must agree. `suite_fingerprint` leaves out the checkpoint and its
     preprocessing: scores of two models may be compared where it is equal.
     """
@@ -89,6 +89,7 @@ def protocol(
     same_place = {
         **resolved,
         "workers": None,
+        "feature_cache": None,
         "sources": {
             name: {**source, "path": digests[name]} for name, source in resolved["sources"].items()
         },

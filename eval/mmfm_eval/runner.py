@@ -6,16 +6,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from mmfm import distributed
 from mmfm.checkpoint import Checkpoint, sha256
+from mmfm.data.evaluation import EvaluationSource
+from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
+from mmfm.feature_caching import open_caches
 from mmfm.predictor import Predictor, load, untrained
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings, passes
 from mmfm_eval.results import Results, protocol
-from mmfm_eval.sources import Source
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import AgreedError, Evaluator, Score, on_main, with_baseline
 
@@ -26,13 +31,12 @@ BASELINE_NAMES = {"untrained": "untrained network", "pixels": "nearest pixels"}
 
 @dataclass
 class Plan:
-    """A suite with its data and its model open: nothing has run yet."""
+    """A suite with its manifests and its model open: nothing has run yet."""
 
     suite: SuiteConfig
     evaluators: dict[str, Evaluator]
     manifests: dict[str, Manifest]
     predictor: Predictor
-    data: dict[str, Source]
 
     def describe(self) -> str:
         """What would run, for people."""
@@ -40,9 +44,22 @@ class Plan:
         for name, manifest in self.manifests.items():
             lines.append(f"  source {name}: {len(manifest):,} samples")
         for number, reading in enumerate(passes(_readings(self.evaluators)), 1):
-            what = "head" if reading.logits else " + ".join(reading.modalities)
-            lines.append(f"  pass {number}: {reading.source}, {what}{', fused' * reading.fused}")
+            lines.append(f"  pass {number}: {reading}")
         return "\n".join(lines)
+
+    def sources(self, cache: Mapping[str, FeatureCache] | None) -> dict[str, EvaluationSource]:
+        """The data; with `cache` the outputs of frozen encoders stand in for their inputs."""
+        return {
+            name: EvaluationSource(
+                name,
+                manifest,
+                self.predictor.specs,
+                batch_size=self.suite.batch_size,
+                workers=self.suite.workers,
+                cache=cache,
+            )
+            for name, manifest in self.manifests.items()
+        }
 
 
 def prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> Plan:
@@ -52,16 +69,34 @@ def prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> P
     return agreed(lambda: _prepare(suite, checkpoint, device))
 
 
-def run(plan: Plan, checkpoint: Checkpoint) -> Results:
-    """The results of the suite. Collective; every rank gets them."""
-    found = encode_readings(plan.predictor, plan.data, _readings(plan.evaluators))
+def run(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) -> Results:
+    """The results of the suite. Collective; every rank gets them. `say` hears what is going on."""
+    folder = Path(plan.suite.feature_cache)
+    device = plan.predictor.device
+    cache = open_caches(plan.predictor.model, list(plan.manifests.items()), folder)
+    plan.predictor.task.to(device)
+    data = plan.sources(cache)
+    found = encode_readings(plan.predictor, data, _readings(plan.evaluators), say)
     scores: dict[str, list[Score]] = {}
     details: dict[str, dict[str, Any]] = {}
     for name, evaluator in plan.evaluators.items():
         with _naming(name):
             scores[name], details[name] = on_main(partial(_judge, evaluator, found))
     for kind in BASELINE_NAMES:
-        _add_baseline(kind, plan, scores)
+        wanting = {name: e for name, e in plan.evaluators.items() if e.baseline == kind}
+        if not wanting:
+            continue
+        say(f"baseline: {BASELINE_NAMES[kind]}")
+        baseline: Predictor | PixelPredictor
+        if kind == "pixels":  # needs the pictures themselves
+            baseline, its_data = PixelPredictor(plan.predictor.specs), plan.sources(None)
+        else:
+            baseline, its_data = untrained(plan.predictor, plan.suite.seed), data
+        reached = encode_readings(baseline, its_data, _readings(wanting), say)
+        for name, evaluator in wanting.items():
+            with _naming(name):
+                theirs, _ = on_main(partial(_judge, evaluator, reached))
+            scores[name] = with_baseline(scores[name], theirs, BASELINE_NAMES[kind])
     return Results(
         model=_describe_model(plan.predictor, checkpoint),
         suite=plan.suite.name,
@@ -74,7 +109,7 @@ def run(plan: Plan, checkpoint: Checkpoint) -> Results:
         ),
         scores=scores,
         details=details,
-        left_out={name: source.left_out() for name, source in plan.data.items()},
+        left_out={name: source.left_out() for name, source in data.items()},
     )
 
 
@@ -104,17 +139,22 @@ def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> 
             manifests[name] = Manifest.open(source.path, source.splits)
         except ValueError as error:
             raise ValueError(f"sources.{name}: {error}") from None
-    predictor = load(checkpoint.path, device)
+    predictor = load(checkpoint.path, _device(device))
     for name, evaluator in evaluators.items():
         with _naming(name):
             evaluator.check_model(predictor)
-    data = {
-        name: Source(
-            name, manifest, predictor.specs, batch_size=suite.batch_size, workers=suite.workers
-        )
-        for name, manifest in manifests.items()
-    }
-    return Plan(suite, evaluators, manifests, predictor, data)
+    return Plan(suite, evaluators, manifests, predictor)
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of that name; without one, and for "cuda", this rank's own."""
+    try:
+        device = distributed.device() if name in (None, "cuda") else torch.device(str(name))
+    except RuntimeError:
+        raise ValueError(f"--device {name}: say cpu, cuda or cuda:N") from None
+    if str(name).startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device {name}: this machine has no GPU that torch can use")
+    return device
 
 
 @contextmanager
@@ -135,23 +175,6 @@ def _judge(
 
 def _readings(evaluators: Mapping[str, Evaluator]) -> list[Reading]:
     return [reading for evaluator in evaluators.values() for reading in evaluator.readings]
-
-
-def _add_baseline(kind: str, plan: Plan, scores: dict[str, list[Score]]) -> None:
-    """Put the scores of the baseline `kind` beside those of the tasks that ask for it."""
-    wanting = {name: e for name, e in plan.evaluators.items() if e.baseline == kind}
-    if not wanting:
-        return
-    other = (
-        PixelPredictor(plan.predictor.specs)
-        if kind == "pixels"
-        else untrained(plan.predictor, plan.suite.seed)
-    )
-    found = encode_readings(other, plan.data, _readings(wanting))
-    for name, evaluator in wanting.items():
-        with _naming(name):
-            reached, _ = on_main(partial(_judge, evaluator, found))
-        scores[name] = with_baseline(scores[name], reached, BASELINE_NAMES[kind])
 
 
 def _describe_model(predictor: Predictor, checkpoint: Checkpoint) -> dict[str, Any]:

@@ -33,7 +33,8 @@ class SourceConfig:
 @dataclass(kw_only=True)
 class SuiteConfig:
     """`name`, `sources`, `tasks`; `seed` draws bootstrap resamples and untrained weights;
-    `batch_size` is a rank's.
+    `batch_size` is a rank's; `feature_cache` is the folder for outputs of frozen encoders with
+    ``cache: true``.
     """
 
     name: str
@@ -42,6 +43,7 @@ class SuiteConfig:
     seed: int = 0
     batch_size: int = 64
     workers: int = 0
+    feature_cache: str = "cache/features"
 
     def __post_init__(self) -> None:
         if not self.name.strip() or "/" in self.name or self.name.startswith("."):

@@ -73,7 +73,8 @@ class FakePredictor:
     def __init__(self, modalities: Sequence[str] = ("image", "text", "audio")) -> None:
         self.specs: dict[str, dict[str, Any]] = {m: {} for m in modalities}
         self.head: Any = None
-        self.model = SimpleNamespace(embed_dim=16, parameters=lambda: [torch.zeros(3)])
+        self.model = SimpleNamespace(embed_dim=16, parameters=lambda: [torch.zeros(3)], encoders={})
+        self.task = SimpleNamespace(to=lambda device: None)
         self.device = torch.device("cpu")
 
     def encode_batches(

@@ -74,7 +74,8 @@ def test_a_suite_gives_results_and_a_report_beside_the_run(
     checkpoint: Path, suite: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run(capsys, checkpoint, suite)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.splitlines()[0] == "pass 1 of 2: b, image"
     folder = checkpoint.parents[1] / "eval" / "pets" / "step_00000007"
     assert sorted(p.name for p in folder.iterdir()) == ["report.html", "results.json"]
     document = json.loads((folder / "results.json").read_text())
@@ -164,7 +165,7 @@ def test_a_head_is_judged_on_real_shards(
     tasks = {"shape": {"type": "classification", "source": "val"}}
     suite.write_text(yaml.safe_dump({"name": "s", "sources": {"val": source}, "tasks": tasks}))
     code, _, err = run(capsys, run_folder, suite, "--device", "cpu")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "pass 1 of 1: val, head\n")
     (results,) = run_folder.glob("eval/s/*/results.json")
     document = json.loads(results.read_text())
     found = {r["metric"]: r for r in document["results"]}

@@ -11,34 +11,34 @@ from typing import Any
 import pytest
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings
-from mmfm_eval.sources import Source
 from mmfm_eval.suite import SuiteConfig
 
 from mmfm.config import from_dict
+from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
 from tests.eval.shards import SPECS, make_set
 
 
 @pytest.fixture
-def sources(tmp_path: Path) -> Callable[[], dict[str, Source]]:
+def sources(tmp_path: Path) -> Callable[[], dict[str, EvaluationSource]]:
     sets = {
         "a": (make_set(tmp_path / "a", ["dog", "cat"]), ["dog", "cat"]),
         "b": (make_set(tmp_path / "b", ["ant", "cat"], broken=(7,)), ["ant", "cat"]),
     }
 
-    def open_all() -> dict[str, Source]:
+    def open_all() -> dict[str, EvaluationSource]:
         out = {}
         for name, (folder, labels) in sets.items():
             manifest = Manifest.open(str(folder))
             manifest.label_names = {"animal": labels}
-            out[name] = Source(name, manifest, SPECS, batch_size=3)
+            out[name] = EvaluationSource(name, manifest, SPECS, batch_size=3)
         return out
 
     return open_all
 
 
 def test_labels_are_numbered_over_all_sources_and_bad_samples_counted(
-    sources: Callable[[], dict[str, Source]],
+    sources: Callable[[], dict[str, EvaluationSource]],
 ) -> None:
     data = sources()
     readings = [Reading(s, ("image",), label="animal") for s in "ab"]
@@ -55,7 +55,7 @@ def test_labels_are_numbered_over_all_sources_and_bad_samples_counted(
     assert list(data["b"].left_out().values()) == [1]  # a second pass is no second bad sample
 
 
-def test_a_knn_by_pixels_on_real_shards(sources: Callable[[], dict[str, Source]]) -> None:
+def test_a_knn_by_pixels_on_real_shards(sources: Callable[[], dict[str, EvaluationSource]]) -> None:
     settings: dict[str, Any] = {"type": "knn", "train": "a", "test": "b", "k": 1}
     settings |= {"label": "animal", "modality": "image"}
     suite = {"name": "s", "sources": {}, "tasks": {"t": settings}}
