@@ -31,7 +31,8 @@ def build(
     overrides: Sequence[str] = (),
     label_names: Sequence[str] = (),
 ) -> Task:
-    """The task of a recipe (a YAML file, or a mapping as in one): an `nn.Module` without any trainer.
+    """The task of a recipe (a YAML file, or a mapping as in one): an `nn.Module` without any
+    trainer.
 
     A recipe with a ``head`` needs the `label_names` of its data.
     """

@@ -8,8 +8,8 @@
       model-*.safetensors    weights by parameter name, in fp32
       optimizer-*.safetensors  the optimiser's state by ``parameter/key``
 
-Every rank writes its part of the tensors into a hidden folder, which is renamed when all is there; the file ``latest``
-beside it moves after that. Nothing is ever unpickled.
+Every rank writes its part of the tensors into a hidden folder, which is renamed when all is there;
+the file ``latest`` beside it moves after that. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Checkpoint:
     def open(cls, path: str | Path, verify: bool = True) -> Checkpoint:
         """Open a checkpoint's folder, or the latest one of a run's folder.
 
-        `verify` reads every file and compares its sha256. CheckpointError where one is missing or changed.
+        `verify` reads every file and compares its sha256. CheckpointError where one is missing or
+        changed.
         """
         folder = _find(Path(path))
         try:
@@ -115,8 +116,9 @@ def write(
 ) -> Path:
     """Write the checkpoint of `step` below `folder` and return its path; collective.
 
-    `tensors`: kind ▶ this rank's part of the named tensors. `write_files` adds config, assets and the like, on rank 0.
-    `extra` goes into the manifest. An existing checkpoint of the step is replaced.
+    `tensors`: kind ▶ this rank's part of the named tensors. `write_files` adds config, assets and
+    the like, on rank 0. `extra` goes into the manifest. An existing checkpoint of the step is
+    replaced.
     """
     final = folder / f"step_{step:08d}"
     hidden = folder / f".{final.name}.partial"
@@ -172,7 +174,9 @@ def latest(folder: Path) -> Path | None:
 
 
 def share_of_rank(sizes: Mapping[str, int], rank: int, world_size: int) -> Iterator[str]:
-    """The names whose tensors this rank writes: the largest first, each to the rank with the least so far."""
+    """The names whose tensors this rank writes: the largest first, each to the rank with the least
+    so far.
+    """
     load = [0] * world_size
     for name in sorted(sizes, key=lambda n: (-sizes[n], n)):
         owner = load.index(min(load))

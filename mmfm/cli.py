@@ -1,6 +1,7 @@
 """The command `mmfm`: finds its subcommands among the entry points "mmfm.commands".
 
-    mmfm pretrain CONFIG [key=value …]        also python -m mmfm …, and deepspeed --num_gpus 8 --module mmfm …
+    mmfm pretrain CONFIG [key=value …]        also python -m mmfm …, and deepspeed --num_gpus 8
+    --module mmfm …
 
 Exit codes: 0 done, 2 the user's error.
 """

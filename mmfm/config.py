@@ -1,12 +1,14 @@
 """Typed configuration: dataclasses from YAML, with dotted overrides and errors that help.
 
-Every part of mmfm owns one dataclass with its settings. `load(cls, path, overrides)` reads a YAML file that holds
-only what differs from the defaults, applies overrides such as ``optim.lr=3e-4``, and returns a `cls`. Anything
-wrong is a `ConfigError` that names the YAML path, the value and the nearest valid name.
+Every part of mmfm owns one dataclass with its settings. `load(cls, path, overrides)` reads a YAML
+file that holds only what differs from the defaults, applies overrides such as ``optim.lr=3e-4``,
+and returns a `cls`. Anything wrong is a `ConfigError` that names the YAML path, the value and the
+nearest valid name.
 
-A field annotated `Annotated[Any, Component("mmfm.encoders")]` holds the settings of an exchangeable part: its YAML
-has a key ``type`` that names a module below that package (``vision_transformer``) or, with a dot in it, any
-importable module (``my_package.my_encoder``), and the module's `Config` dataclass holds the other keys.
+A field annotated `Annotated[Any, Component("mmfm.encoders")]` holds the settings of an exchangeable
+part: its YAML has a key ``type`` that names a module below that package (``vision_transformer``)
+or, with a dot in it, any importable module (``my_package.my_encoder``), and the module's `Config`
+dataclass holds the other keys.
 """
 
 from __future__ import annotations
@@ -34,19 +36,25 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """Marks a field whose YAML key ``type`` names a module below `package`; `default` is used without one."""
+    """Marks a field whose YAML key ``type`` names a module below `package`; `default` is used
+    without one.
+    """
 
     package: str
     default: str | None = None
 
 
 def load(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
-    """Read the YAML file at `path`, apply dotted `overrides` (``key.sub=value``) and return a `cls`."""
+    """Read the YAML file at `path`, apply dotted `overrides` (``key.sub=value``) and return a
+    `cls`.
+    """
     return from_dict(cls, read_yaml(path, overrides))
 
 
 def read_yaml(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The mapping in the YAML file at `path` with `overrides` applied, not yet checked against a class."""
+    """The mapping in the YAML file at `path` with `overrides` applied, not yet checked against a
+    class.
+    """
     path = Path(path)
     if not path.is_file():
         near = difflib.get_close_matches(path.name, _names(path.parent), n=1, cutoff=0.5)
@@ -111,7 +119,9 @@ def from_dict(cls: type[T], raw: Mapping[str, Any], path: str = "") -> T:
 
 
 def to_dict(config: Any) -> Any:
-    """The plain mapping from which `from_dict` builds an equal config; components carry their ``type``."""
+    """The plain mapping from which `from_dict` builds an equal config; components carry their
+    ``type``.
+    """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         hints = get_type_hints(type(config), include_extras=True)
         return {

@@ -1,7 +1,8 @@
 """The process group, without DeepSpeed: rank, world size and the few collectives that mmfm uses.
 
-Everything works with one process and no group. The trainer lets DeepSpeed start the group; the suites start it here from
-the launcher's environment variables (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``).
+Everything works with one process and no group. The trainer lets DeepSpeed start the group; the
+suites start it here from the launcher's environment variables (``RANK``, ``WORLD_SIZE``,
+``LOCAL_RANK``).
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ T = TypeVar("T")
 
 
 def init() -> None:
-    """Start the process group where a launcher started several processes; nccl with GPUs, else gloo."""
+    """Start the process group where a launcher started several processes; nccl with GPUs, else
+    gloo.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if torch.cuda.is_available():
             torch.cuda.set_device(local_rank())
@@ -114,7 +117,9 @@ class _GatherRows(torch.autograd.Function):
 
 
 def all_gather_rows_with_grad(x: Tensor) -> Tensor:
-    """Rows of every rank in rank order, differentiable: the gradient of the ranks' summed losses flows back."""
+    """Rows of every rank in rank order, differentiable: the gradient of the ranks' summed losses
+    flows back.
+    """
     if world_size() == 1:
         return x
     return _GatherRows.apply(x)  # type: ignore[no-any-return, no-untyped-call]

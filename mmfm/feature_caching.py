@@ -1,7 +1,8 @@
 """Outputs of frozen encoders, computed once for a data set and read from disk afterwards.
 
-An encoder with ``cache: true`` in the model's settings is run over all contents of its modality that the cache lacks,
-every rank taking its share; from then on batches carry its outputs instead of its inputs.
+An encoder with ``cache: true`` in the model's settings is run over all contents of its modality
+that the cache lacks, every rank taking its share; from then on batches carry its outputs instead of
+its inputs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Masks and seeds as pure functions of (seed, counter), the same on every device, rank and micro-batch size.
+"""Masks and seeds as pure functions of (seed, counter), the same on every device, rank and
+micro-batch size.
 
-Every number comes from splitmix64 (Steele et al., "Fast splittable pseudorandom number generators", 2014) applied to a
-64-bit seed and a counter, in integer arithmetic that wraps around. No generator state exists, so none has to be stored.
+Every number comes from splitmix64 (Steele et al., "Fast splittable pseudorandom number generators",
+2014) applied to a 64-bit seed and a counter, in integer arithmetic that wraps around. No generator
+state exists, so none has to be stored.
 """
 
 from __future__ import annotations
@@ -57,9 +59,11 @@ def mix_ints(*values: int) -> int:
 
 
 def draw_mask(maskable_BL: Tensor, ratio: float, seed_B: Tensor) -> Tensor:
-    """Choose ``round(ratio * n)`` of each row's n maskable positions, at least one where n > 0: bool [B,L].
+    """Choose ``round(ratio * n)`` of each row's n maskable positions, at least one where n > 0:
+    bool [B,L].
 
-    The positions with the lowest hash are chosen, so a row's mask depends on its own seed and length only.
+    The positions with the lowest hash are chosen, so a row's mask depends on its own seed and
+    length only.
     """
     length = maskable_BL.shape[1]
     scores = uniform(seed_B, torch.arange(length, device=maskable_BL.device))

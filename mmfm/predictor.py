@@ -3,7 +3,8 @@
     predictor = mmfm.load("runs/quickstart")
     predictor.encode(image=["cat.png"], text=["a cat"])["image"]   # [1, embed_dim], length 1
 
-`encode_batches` and `logits_batches` run over whole data sets; they are collective, and give every rank all rows.
+`encode_batches` and `logits_batches` run over whole data sets; they are collective, and give every
+rank all rows.
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class Predictions:
 
 
 class Predictor:
-    """A task in evaluation mode. `specs`: what the data pipeline must know; `label`: (field, names) of the head."""
+    """A task in evaluation mode. `specs`: what the data pipeline must know; `label`: (field, names)
+    of the head.
+    """
 
     def __init__(
         self,
@@ -94,10 +97,11 @@ class Predictor:
 
     @torch.no_grad()
     def encode(self, batch_size: int = 64, **inputs: Sequence[Any]) -> dict[str, Tensor]:
-        """Embeddings [n, embed_dim] of length 1 for each modality named, e.g. ``image=[…], text=[…]``.
+        """Embeddings [n, embed_dim] of length 1 for each modality named, e.g. ``image=[…],
+        text=[…]``.
 
-        Each item is a path, the bytes of a file, or what the modality's transform takes: a string for text, a PIL
-        image or an array for a picture, a waveform at the encoder's rate for sound.
+        Each item is a path, the bytes of a file, or what the modality's transform takes: a string
+        for text, a PIL image or an array for a picture, a waveform at the encoder's rate for sound.
         """
         transforms = build_transforms(self.specs)
         unused = np.random.default_rng(0)
@@ -128,8 +132,9 @@ class Predictor:
         fused: bool = False,
         pooled: bool = False,
     ) -> Encoded:
-        """Embeddings of every sample in `data` that has any of `modalities`; with `fused` of all of them together too,
-        with `pooled` the encoders' pooled outputs too. Collective."""
+        """Embeddings of every sample in `data` that has any of `modalities`; with `fused` of all of
+        them together too, with `pooled` the encoders' pooled outputs too. Collective.
+        """
         reads = {m: Read("clean", (m,)) for m in modalities}
         if fused:
             reads[FUSED] = Read("clean", tuple(sorted(modalities)), fused=True)
@@ -209,7 +214,8 @@ class _Table:
 def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
     """The model of a checkpoint (its folder, or a run's folder for the latest), in evaluation mode.
 
-    Nothing but the folder is needed. CheckpointError where it is missing, broken or of another version.
+    Nothing but the folder is needed. CheckpointError where it is missing, broken or of another
+    version.
     """
     checkpoint = Checkpoint.open(path)
     raw = checkpoint.config
@@ -230,8 +236,9 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
 def build(
     raw: Mapping[str, Any], label_names: Sequence[str] = (), assets: Path | None = None
 ) -> Task:
-    """The task of a recipe given as a plain mapping: with ``objectives`` a `PretrainTask`, with ``head`` a
-    `FinetuneTask`; its other sections are not looked at."""
+    """The task of a recipe given as a plain mapping: with ``objectives`` a `PretrainTask`, with
+    ``head`` a `FinetuneTask`; its other sections are not looked at.
+    """
     if "head" in raw:
         parts = {key: raw[key] for key in ("model", "head") if key in raw}
         return FinetuneTask.build(from_dict(FinetuneTaskConfig, parts), label_names, assets)

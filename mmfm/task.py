@@ -1,7 +1,7 @@
 """Tasks: a model with what is learnt on it. A batch goes in, losses as (sum, count) come out.
 
-`PretrainTask` is a model with objectives, `FinetuneTask` a model with a head. Both are plain `nn.Module`s without any
-trainer: in a loop of your own,
+`PretrainTask` is a model with objectives, `FinetuneTask` a model with a head. Both are plain
+`nn.Module`s without any trainer: in a loop of your own,
 
     batch = task.prepare(batch)
     loss = task.total(task(batch).losses, task.counts(batch))
@@ -31,8 +31,10 @@ StepRows = dict[str, dict[str, Tensor]]
 
 @dataclass
 class Output:
-    """`losses`: name ▶ (sum, count); `surrogate`: a scalar whose gradient is that of the cached losses;
-    `scalars`: the values of the cached objectives' own parameters; `rows`, `features`, or the head's `predictions` are there instead if they were asked for."""
+    """`losses`: name ▶ (sum, count); `surrogate`: a scalar whose gradient is that of the cached
+    losses; `scalars`: the values of the cached objectives' own parameters; `rows`, `features`, or
+    the head's `predictions` are there instead if they were asked for.
+    """
 
     losses: LossTerms = field(default_factory=dict)
     surrogate: Tensor | None = None
@@ -59,7 +61,9 @@ class FinetuneTaskConfig:
 
 
 class Task(nn.Module):
-    """A model and named objectives with their weights. The trainer may split a step (see `forward`)."""
+    """A model and named objectives with their weights. The trainer may split a step (see
+    `forward`).
+    """
 
     def __init__(self, model: Model, objectives: Mapping[str, tuple[Objective, float]]) -> None:
         super().__init__()
@@ -121,9 +125,10 @@ class Task(nn.Module):
     ) -> Output:
         """Losses of a prepared micro-batch.
 
-        `rows_only`: just the rows and scalars of the cached objectives. `gradients`: the cached losses are replaced by
-        the surrogate that hands these gradients at their rows (and scalars, where given) back. `reads`: just the
-        features of these reads, of a batch that need not be prepared.
+        `rows_only`: just the rows and scalars of the cached objectives. `gradients`: the cached
+        losses are replaced by the surrogate that hands these gradients at their rows (and scalars,
+        where given) back. `reads`: just the features of these reads, of a batch that need not be
+        prepared.
         """
         if reads is not None:
             return Output(features=self.features(batch, reads))
@@ -181,7 +186,8 @@ class Task(nn.Module):
         merged = Features(batch_size=len(batch["sample_id"]))
         masks = batch.get("masks") if view == "masked" else None
         for modality in modalities:
-            # Each encoder has its own seed, so its dropout is the same whichever other encoders run.
+            # Each encoder has its own seed, so its dropout is the same whichever other encoders
+            # run.
             self._reseed(batch, f"{view}/{modality}")
             one = self.model.encode(batch, (modality,), view, masks)
             for name in ENCODED:

@@ -2,13 +2,15 @@
 
 A *batch* is a plain dict of tensors with fixed keys. For each modality ``m`` that is present:
 
-- ``m``: its inputs (``image`` [B_m,3,H,W] float, ``text`` [B_m,L] int64, ``audio`` [B_m,S] float waveform);
+- ``m``: its inputs (``image`` [B_m,3,H,W] float, ``text`` [B_m,L] int64, ``audio`` [B_m,S] float
+  waveform);
 - ``m_mask`` where inputs are padded: [B_m,L] or [B_m,S] bool, True = valid;
-- ``m_tokens`` [B_m,L,D], ``m_tokens_mask`` [B_m,L], ``m_pooled`` [B_m,D]: the outputs of a frozen encoder instead,
-  where they come from the feature cache (``m`` is then there only if something asks for raw inputs too).
+- ``m_tokens`` [B_m,L,D], ``m_tokens_mask`` [B_m,L], ``m_pooled`` [B_m,D]: the outputs of a frozen
+  encoder instead, where they come from the feature cache (``m`` is then there only if something
+  asks for raw inputs too).
 
-Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``, ``sample_hash`` [B] int64 and
-``sample_id`` (list of B strings); for a head also ``labels``.
+Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``,
+``sample_hash`` [B] int64 and ``sample_id`` (list of B strings); for a head also ``labels``.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from torch import Tensor
 
 Batch = dict[str, Any]
 LossTerms = dict[str, tuple[Tensor, Tensor]]
-"""name ▶ (sum over this rank's samples, count): the loss is the global sum over the global count."""
+"""name ▶ (sum over this rank's samples, count): the loss is the global sum over the global count.
+"""
 
 View = Literal["clean", "masked"]
 Pairing = Literal["own", "negatives"]
@@ -31,9 +34,11 @@ IGNORE_INDEX = -100
 
 @dataclass(frozen=True)
 class Read:
-    """What an objective or a head reads: encoder outputs of `modalities` in one `view`, fused or not.
+    """What an objective or a head reads: encoder outputs of `modalities` in one `view`, fused or
+    not.
 
-    Equal reads are computed once. `pairing` "negatives" means that the fused modalities come from mismatched samples.
+    Equal reads are computed once. `pairing` "negatives" means that the fused modalities come from
+    mismatched samples.
     """
 
     view: View
@@ -46,10 +51,11 @@ class Read:
 class Features:
     """Outputs of one read. Shapes: B_m rows of modality m, L tokens, D width, E embedding dim.
 
-    `kept[m]`: [B_m,K] int64, the grid position of each token, -1 = padding (masked view). `masked[m]`: [B_m,G] bool,
-    the grid positions to predict. `targets[m]`: [B_m,G,P] the patches to predict where the modality has patches.
-    For a fused read `rows["fused"]` are the samples that have any of its modalities, `fused[m]` the fused tokens of
-    modality m (rows as in `rows[m]`), and the key ``fused`` stands in `embedding` beside the modalities.
+    `kept[m]`: [B_m,K] int64, the grid position of each token, -1 = padding (masked view).
+    `masked[m]`: [B_m,G] bool, the grid positions to predict. `targets[m]`: [B_m,G,P] the patches to
+    predict where the modality has patches. For a fused read `rows["fused"]` are the samples that
+    have any of its modalities, `fused[m]` the fused tokens of modality m (rows as in `rows[m]`),
+    and the key ``fused`` stands in `embedding` beside the modalities.
     """
 
     batch_size: int

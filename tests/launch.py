@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def deepspeed(ranks: int, module: str, *arguments: str, check: bool = True, timeout: float = 300):
-    """``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` in the project's root; returns the finished process."""
+    """``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` in the project's root; returns the
+    finished process.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

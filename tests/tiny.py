@@ -87,8 +87,9 @@ def task_settings(tokenizer: str, dropout: float = 0.0) -> dict[str, Any]:
 def make_task(tokenizer: str, dropout: float = 0.0, seed: int = 0) -> PretrainTask:
     torch.manual_seed(seed)
     task = PretrainTask.build(from_dict(PretrainTaskConfig, task_settings(tokenizer, dropout)))
-    # Weights of the size that training reaches. At the small weights of the usual start all embeddings are nearly
-    # equal, and the differences that the contrastive loss sees have few correct digits in fp32.
+    # Weights of the size that training reaches. At the small weights of the usual start all
+    # embeddings are nearly equal, and the differences that the contrastive loss sees have few
+    # correct digits in fp32.
     for name, parameter in task.named_parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def npm(package: Package, cache: Path) -> Path:
     """The tarball of an npm package in `cache`, fetched where it isn't there."""
     command = [
         *_npm_client(),
-        *("pack", "--silent", "--fetch-retries=2", f"{package.name}@{package.version}"),
+        *("pack", "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=2000"),
+        f"{package.name}@{package.version}",
     ]
     return _fetched(package, cache, command, "npm", "your npm registry (npm config get registry)")
 
@@ -56,7 +58,7 @@ def pip(package: Package, cache: Path) -> Path:
     """The wheel of a PyPI package in `cache`, fetched where it isn't there."""
     command = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"),
-        *("--disable-pip-version-check", f"{package.name}=={package.version}"),
+        *("--disable-pip-version-check", "--retries=1", f"{package.name}=={package.version}"),
     ]
     return _fetched(package, cache, command, "pip", "your package index (pip config list)")
 
@@ -139,5 +141,5 @@ def _npm_client() -> list[str]:
 def _reason(output: str) -> str:
     """The line of a client's output that says most: its first error."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in lines if "err" in line.lower() or line.startswith("E:")]
+    errors = [line for line in lines if re.match(r"ERROR|E:|npm err", line, re.IGNORECASE)]
     return (errors or lines or ["it said nothing"])[0][:200]

@@ -1,6 +1,7 @@
 """What every head offers: outputs on top of features, their loss, predictions and metrics.
 
-A head is a module below `mmfm.heads` with a dataclass `Config` whose `build(model, label_names)` returns a `Head`.
+A head is a module below `mmfm.heads` with a dataclass `Config` whose `build(model, label_names)`
+returns a `Head`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ Metric = Callable[[Any, Any], float]
 
 
 class Head(nn.Module):
-    """An output for one downstream task. `reads` names its inputs; `label` the field of the samples it learns."""
+    """An output for one downstream task. `reads` names its inputs; `label` the field of the samples
+    it learns.
+    """
 
     reads: tuple[Read, ...] = ()
     label: str | None = None

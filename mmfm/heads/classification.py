@@ -20,7 +20,9 @@ from mmfm.types import IGNORE_INDEX, Batch, Features, LossTerms, Read
 
 @dataclass(kw_only=True)
 class Config:
-    """`label`: the field of the samples' labels; several `modalities` are fused, a single one is taken as it is."""
+    """`label`: the field of the samples' labels; several `modalities` are fused, a single one is
+    taken as it is.
+    """
 
     label: str
     modalities: list[str] = field(default_factory=lambda: ["image"])
@@ -38,7 +40,9 @@ class Config:
 
 
 class ClassificationHead(Head):
-    """A linear layer on the pooled features; a sample without any of the modalities has no row to learn from."""
+    """A linear layer on the pooled features; a sample without any of the modalities has no row to
+    learn from.
+    """
 
     def __init__(self, config: Config, model: Model, label_names: Sequence[str]) -> None:
         super().__init__()

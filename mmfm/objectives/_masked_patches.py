@@ -1,4 +1,6 @@
-"""Reconstruct masked patches of any modality that has them (MAE, arXiv:2111.06377): shared by image and audio."""
+"""Reconstruct masked patches of any modality that has them (MAE, arXiv:2111.06377): shared by image
+and audio.
+"""
 
 from __future__ import annotations
 
@@ -93,7 +95,8 @@ class MaskedPatches(Objective):
         grid_BGC = grid_BGC.scatter(1, slot_BK[..., None].expand_as(seen_BKC), seen_BKC)
         seen_BG = torch.zeros(B, G + 1, dtype=torch.bool, device=slot_BK.device)
         seen_BG = seen_BG.scatter(1, slot_BK, True)[:, :G]
-        # Encoders that see every position return tokens there too; those are hidden by the mask token.
+        # Encoders that see every position return tokens there too; those are hidden by the mask
+        # token.
         grid_BGC = torch.where(
             masked_BG[..., None], self.mask_token.to(seen_BKC.dtype), grid_BGC[:, :G]
         )

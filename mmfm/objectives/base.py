@@ -1,7 +1,8 @@
 """What every objective offers: the reads it needs, the masks it draws, and losses as (sum, count).
 
-An objective is a module below `mmfm.objectives` with a dataclass `Config` whose `build(model)` returns an `Objective`.
-It holds only parameters of its own (a temperature, a decoder) and knows no trainer.
+An objective is a module below `mmfm.objectives` with a dataclass `Config` whose `build(model)`
+returns an `Objective`. It holds only parameters of its own (a temperature, a decoder) and knows no
+trainer.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ class ObjectiveConfig:
 
 
 class Objective(nn.Module):
-    """A pretraining loss. `reads` names its inputs; `masks` the share of each modality that it hides."""
+    """A pretraining loss. `reads` names its inputs; `masks` the share of each modality that it
+    hides.
+    """
 
     reads: tuple[Read, ...] = ()
 
@@ -39,7 +42,9 @@ class Objective(nn.Module):
         self.masks: dict[str, float] = {}
 
     def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The counts that `forward` will return, known before any encoder runs: 0-d float64 tensors."""
+        """The counts that `forward` will return, known before any encoder runs: 0-d float64
+        tensors.
+        """
         raise NotImplementedError
 
     def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
@@ -48,12 +53,14 @@ class Objective(nn.Module):
 
 
 class CachedObjective(Objective):
-    """An objective whose loss compares all samples of the global batch, through few numbers a sample.
+    """An objective whose loss compares all samples of the global batch, through few numbers a
+    sample.
 
     The loss is ``loss(rows(features, batch), scalars())``.
 
-    `rows` are those numbers; rows of several micro-batches are concatenated, so the loss over a whole step can be
-    taken from them and its gradient handed back to each micro-batch (grad_cache; Gao et al. 2021, arXiv:2101.06983).
+    `rows` are those numbers; rows of several micro-batches are concatenated, so the loss over a
+    whole step can be taken from them and its gradient handed back to each micro-batch (grad_cache;
+    Gao et al. 2021, arXiv:2101.06983).
     """
 
     def rows(self, features: ReadFeatures, batch: Batch) -> dict[str, Tensor]:

@@ -1,12 +1,13 @@
-"""InfoNCE between pairs of embeddings, single or fused, over the global batch (CLIP, arXiv:2103.00020).
+"""InfoNCE between pairs of embeddings, single or fused, over the global batch (CLIP,
+arXiv:2103.00020).
 
     objectives:
       contrastive:
         type: contrastive
         pairs: [[image, text], [audio, text], [audio+image, text]]
 
-A side with ``+`` is the fused embedding of those modalities. Each rank holds the logits of its own rows only. Samples
-of equal `group` mean the same thing, so they are no negatives of each other.
+A side with ``+`` is the fused embedding of those modalities. Each rank holds the logits of its own
+rows only. Samples of equal `group` mean the same thing, so they are no negatives of each other.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ class Config(ContrastiveConfig):
 
 
 class LogitScale(nn.Module):
-    """exp of a learned logarithm, clamped. A module of its own, so that ZeRO-3 gathers it wherever it is called."""
+    """exp of a learned logarithm, clamped. A module of its own, so that ZeRO-3 gathers it wherever
+    it is called.
+    """
 
     def __init__(self, temperature: float, maximum: float, learn: bool) -> None:
         super().__init__()
@@ -88,7 +91,9 @@ class Contrastive(CachedObjective):
         return counts
 
     def rows(self, features: ReadFeatures, batch: Batch) -> dict[str, Tensor]:
-        """For each pair that this micro-batch has: embeddings of both sides [n,E], and their group [n]."""
+        """For each pair that this micro-batch has: embeddings of both sides [n,E], and their group
+        [n].
+        """
         rows: dict[str, Tensor] = {}
         for a, b in self.pairs:
             left, right = _embedding(features[a], a), _embedding(features[b], b)
@@ -129,9 +134,10 @@ def info_nce(
 ) -> tuple[Tensor, Tensor]:
     """Symmetric InfoNCE of this rank's N pairs against those of all ranks; collective.
 
-    Every rank must hold the same N. Sum over the local rows of the mean of both directions, and N. The gradient of the
-    ranks' summed losses reaches every rank's embeddings. With "positive", rows of equal group are further positives
-    and a row's loss is the mean over its positives (SupCon, arXiv:2004.11362, eq. 2).
+    Every rank must hold the same N. Sum over the local rows of the mean of both directions, and N.
+    The gradient of the ranks' summed losses reaches every rank's embeddings. With "positive", rows
+    of equal group are further positives and a row's loss is the mean over its positives (SupCon,
+    arXiv:2004.11362, eq. 2).
     """
     a_NE, b_NE = a_NE.float(), b_NE.float()
     a_ME = distributed.all_gather_rows_with_grad(a_NE)
@@ -154,7 +160,9 @@ def info_nce(
 
 
 def intersect(rows_a: Tensor, rows_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Positions in two ascending lists of sample indices where both hold the same sample: two int64 [n]."""
+    """Positions in two ascending lists of sample indices where both hold the same sample: two int64
+    [n].
+    """
     return torch.isin(rows_a, rows_b).nonzero()[:, 0], torch.isin(rows_b, rows_a).nonzero()[:, 0]
 
 

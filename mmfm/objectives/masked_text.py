@@ -1,4 +1,5 @@
-"""Predict masked words from what is left of all modalities (BERT, arXiv:1810.04805; FLAVA's MLM and MMM).
+"""Predict masked words from what is left of all modalities (BERT, arXiv:1810.04805; FLAVA's MLM and
+MMM).
 
 objectives:
   masked_text: {type: masked_text, mask_ratio: 0.15}
@@ -19,7 +20,9 @@ from mmfm.types import Batch, LossTerms
 
 @dataclass(kw_only=True)
 class Config(ObjectiveConfig):
-    """`context`: the modalities that the fusion sees (none named: all); without fusion only the text itself."""
+    """`context`: the modalities that the fusion sees (none named: all); without fusion only the
+    text itself.
+    """
 
     modality: str = "text"
     mask_ratio: float = 0.15

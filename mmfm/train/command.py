@@ -1,4 +1,6 @@
-"""What the commands `pretrain` and `finetune` share: arguments, the plan of `--dry-run`, errors and exit codes."""
+"""What the commands `pretrain` and `finetune` share: arguments, the plan of `--dry-run`, errors and
+exit codes.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def main(
     prepare: Callable[[str, Sequence[str]], Run],
     after: Callable[[Run], None] | None = None,
 ) -> int:
-    """Set the run up, show its plan or train it; 2 with one line on standard error for a user's error.
+    """Set the run up, show its plan or train it; 2 with one line on standard error for a user's
+    error.
 
     All that can be checked is checked before a process group starts and before anything is written.
     """
@@ -58,7 +61,9 @@ def main(
 
 
 def plan(run: Run, found: Checkpoint | None) -> str:
-    """What the run will do, checked against the data and the number of ranks; ValueError where it can't be."""
+    """What the run will do, checked against the data and the number of ranks; ValueError where it
+    can't be.
+    """
     recipe = run.recipe
     world_size = distributed.launched_world_size()
     pipeline = run.pipeline(world_size)

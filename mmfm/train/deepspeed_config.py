@@ -1,7 +1,8 @@
 """The DeepSpeed configuration, derived from mmfm's own in one pure function.
 
-Every key that affects the mathematics is written out, because some of DeepSpeed's defaults change it (its gradient
-clipping is 1.0 where nothing is said). Any key can be overridden under ``deepspeed:`` in the recipe.
+Every key that affects the mathematics is written out, because some of DeepSpeed's defaults change
+it (its gradient clipping is 1.0 where nothing is said). Any key can be overridden under
+``deepspeed:`` in the recipe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The DeepSpeed engine: started from a plain configuration, and the few places where ZeRO needs care."""
+"""The DeepSpeed engine: started from a plain configuration, and the few places where ZeRO needs
+care.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ import deepspeed
 import deepspeed.ops
 from deepspeed.utils import logger as deepspeed_logger
 
-# Its all-reduce through shared memory is compiled at first use, which takes a compiler and a minute; gloo is there.
+# Its all-reduce through shared memory is compiled at first use, which takes a compiler and a
+# minute; gloo is there.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
@@ -55,16 +58,19 @@ def start_engine(task: nn.Module, optim: OptimConfig, config: dict[str, Any]) ->
 
 
 def zero_stale_gradients(engine: Any) -> None:
-    """Before a step's first backward: ZeRO-3 would otherwise update a module that this step leaves out with the
-    gradient of the step before."""
+    """Before a step's first backward: ZeRO-3 would otherwise update a module that this step leaves
+    out with the gradient of the step before.
+    """
     buffer = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
     if buffer is not None:
         buffer.zero_()
 
 
 def plain_grad_norm(engine: Any) -> float | None:
-    """Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm: taken here, before `engine.step`, from
-    the reduced gradients. None at every other stage, where the engine knows it after the step."""
+    """Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm: taken here, before
+    `engine.step`, from the reduced gradients. None at every other stage, where the engine knows it
+    after the step.
+    """
     if engine.zero_optimization() or engine.bfloat16_enabled():
         return None
     grads = [p.grad for p in engine.module.parameters() if p.grad is not None]

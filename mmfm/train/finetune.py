@@ -26,7 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
-    """The run of a recipe, with its task built from the checkpoint; ValueError where anything doesn't fit."""
+    """The run of a recipe, with its task built from the checkpoint; ValueError where anything
+    doesn't fit.
+    """
     recipe = load_finetune(config, overrides)
     label = find_label(recipe)
     torch.manual_seed(recipe.run.seed)

@@ -18,7 +18,8 @@ logger = logging.getLogger("mmfm")
 class RunLog:
     """The log of a run, on rank 0; on other ranks it does nothing.
 
-    metrics.jsonl only grows. A step that is run again must agree with the first time where that is exact.
+    metrics.jsonl only grows. A step that is run again must agree with the first time where that is
+    exact.
     """
 
     def __init__(self, folder: Path, main: bool, max_steps: int) -> None:

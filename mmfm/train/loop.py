@@ -30,7 +30,9 @@ from mmfm.types import Batch
 
 @dataclass
 class Run:
-    """A run that is set up: nothing of it has started yet. `label`: (field, names) that a head learns."""
+    """A run that is set up: nothing of it has started yet. `label`: (field, names) that a head
+    learns.
+    """
 
     recipe: Recipe
     task: Task
@@ -81,7 +83,9 @@ def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:
 
 
 def train(run: Run, found: Checkpoint | None) -> Predictor:
-    """Train to the end and return the trained model; collective, in a process group that has started."""
+    """Train to the end and return the trained model; collective, in a process group that has
+    started.
+    """
     recipe, main = run.recipe, distributed.is_main()
     if main:
         run.folder.mkdir(parents=True, exist_ok=True)
@@ -151,7 +155,9 @@ def _train(run: Run, found: Checkpoint | None, log: RunLog) -> Predictor:
 
 
 def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
-    """Write the checkpoint of `step`, then delete those beyond ``train.keep_checkpoints``; collective."""
+    """Write the checkpoint of `step`, then delete those beyond ``train.keep_checkpoints``;
+    collective.
+    """
 
     def files(folder: Path) -> None:
         (folder / "config.yaml").write_text(dump(run.recipe), encoding="utf-8")
@@ -255,7 +261,9 @@ class Clock:
 def _restored(
     trainer: Trainer, found: Checkpoint, steps: Iterator[list[Batch]]
 ) -> Iterator[list[Batch]]:
-    """Make the optimiser's state by a step with learning rate 0, fill it, and give that step's data again."""
+    """Make the optimiser's state by a step with learning rate 0, fill it, and give that step's data
+    again.
+    """
     first = next(steps)
     trainer.step(first, lr=0.0)
     state.restore_optimizer(trainer.engine, found)

@@ -17,8 +17,10 @@ from mmfm.train.trainer import TrainConfig
 
 @dataclass(kw_only=True)
 class RunConfig:
-    """`resume`: "auto" continues what is in `dir`, "never" refuses a folder in use, a path continues from there.
-    `feature_cache`: the folder for outputs of frozen encoders with ``cache: true``."""
+    """`resume`: "auto" continues what is in `dir`, "never" refuses a folder in use, a path
+    continues from there. `feature_cache`: the folder for outputs of frozen encoders with ``cache:
+    true``.
+    """
 
     dir: str
     seed: int = 0
@@ -36,7 +38,9 @@ class EvalSource:
 
 @dataclass(kw_only=True)
 class EvalConfig:
-    """What is evaluated every `train.eval_every` steps and at the end: the tasks of the eval suites."""
+    """What is evaluated every `train.eval_every` steps and at the end: the tasks of the eval
+    suites.
+    """
 
     sources: dict[str, EvalSource] = field(default_factory=dict)
     tasks: dict[str, Annotated[Any, Component("mmfm_eval.tasks")]] = field(default_factory=dict)
@@ -45,7 +49,9 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class Recipe:
-    """The sections that pretraining and fine-tuning share. `deepspeed` overrides keys of DeepSpeed's own JSON."""
+    """The sections that pretraining and fine-tuning share. `deepspeed` overrides keys of
+    DeepSpeed's own JSON.
+    """
 
     run: RunConfig
     data: DataConfig
@@ -66,8 +72,8 @@ class PretrainConfig(Recipe, PretrainTaskConfig):
 class FinetuneConfig(Recipe, FinetuneTaskConfig):
     """``mmfm finetune``. With `init`, `model` need only hold what differs from the checkpoint's.
 
-    `freeze`: "none" trains all that the model's own settings leave trainable, "encoders" all but the encoders,
-    "model" the head only.
+    `freeze`: "none" trains all that the model's own settings leave trainable, "encoders" all but
+    the encoders, "model" the head only.
     """
 
     init: str | None = None
@@ -79,7 +85,9 @@ def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainCo
 
 
 def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
-    """As for pretraining; the model's settings come from the checkpoint `init`, changed by those of the file."""
+    """As for pretraining; the model's settings come from the checkpoint `init`, changed by those of
+    the file.
+    """
     raw = read_yaml(path, overrides)
     if raw.get("init") is not None:
         inherited = Checkpoint.open(raw["init"], verify=False).config["model"]
@@ -90,7 +98,9 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the entries of `over`, mappings merged; another ``type`` replaces the whole mapping."""
+    """`base` with the entries of `over`, mappings merged; another ``type`` replaces the whole
+    mapping.
+    """
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)

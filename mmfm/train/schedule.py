@@ -1,4 +1,6 @@
-"""Learning-rate schedules as pure functions of the step, so that nothing about them has to be saved."""
+"""Learning-rate schedules as pure functions of the step, so that nothing about them has to be
+saved.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""The state of a run by names: out of a DeepSpeed engine and back, at any ZeRO stage and on any number of ranks.
+"""The state of a run by names: out of a DeepSpeed engine and back, at any ZeRO stage and on any
+number of ranks.
 
-Weights go in before the engine starts. The optimiser's state goes in after one step with learning rate 0, which makes
-it; see `restore_optimizer`.
+Weights go in before the engine starts. The optimiser's state goes in after one step with learning
+rate 0, which makes it; see `restore_optimizer`.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ from mmfm.checkpoint import Checkpoint, CheckpointError, share_of_rank
 
 
 def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy every weight into `module`; CheckpointError unless names and shapes are exactly the same."""
+    """Copy every weight into `module`; CheckpointError unless names and shapes are exactly the
+    same.
+    """
     load_named(module, checkpoint.tensors("model"), str(checkpoint.path))
 
 
 def load_named(module: nn.Module, found: dict[str, Tensor], where: str) -> None:
-    """Copy tensors by name into `module`; CheckpointError unless names and shapes are exactly the same."""
+    """Copy tensors by name into `module`; CheckpointError unless names and shapes are exactly the
+    same.
+    """
     wanted = module.state_dict()
     missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or unknown:
@@ -90,8 +95,8 @@ def optimizer_scalars(engine: Any) -> dict[str, float]:
 def restore_optimizer(engine: Any, checkpoint: Checkpoint) -> None:
     """Set the optimiser's state, and the fp32 weights behind bf16 ones, from `checkpoint`.
 
-    The engine must have taken a step (with learning rate 0), so that the state exists. CheckpointError where the
-    checkpoint has another optimiser's state.
+    The engine must have taken a step (with learning rate 0), so that the state exists.
+    CheckpointError where the checkpoint has another optimiser's state.
     """
     found = checkpoint.tensors("optimizer")
     named = {n: p for n, p in engine.module.named_parameters() if p.requires_grad}
@@ -176,8 +181,10 @@ def _states(engine: Any) -> list[dict[str, Any]]:
 
 
 def _link_states(engine: Any) -> None:
-    """ZeRO 1 and 2 link parameters to the optimiser's state when the first group has taken its step: those of later
-    groups, whose state comes after that, stay without, so all are linked again."""
+    """ZeRO 1 and 2 link parameters to the optimiser's state when the first group has taken its
+    step: those of later groups, whose state comes after that, stay without, so all are linked
+    again.
+    """
     link = getattr(engine.optimizer, "_lazy_init_hp_params_optimizer_state", None)
     if link is not None and getattr(engine.optimizer, "_hp_optimizer_states_linked", False):
         engine.optimizer._hp_optimizer_states_linked = False

@@ -1,11 +1,13 @@
-"""One training step on a DeepSpeed engine, exact for any number of ranks, micro-batches and ZeRO stage.
+"""One training step on a DeepSpeed engine, exact for any number of ranks, micro-batches and ZeRO
+stage.
 
     trainer = Trainer(task, TrainConfig(), OptimConfig(), global_batch_size=256, seed=0)
     for micro_batches in pipeline:
         result = trainer.step(micro_batches)
 
-The trainer knows no modality and no objective. Losses are sums over a global count that is known before the first
-backward; DeepSpeed averages gradients over ranks and micro-batches, so each loss is scaled by their number.
+The trainer knows no modality and no objective. Losses are sums over a global count that is known
+before the first backward; DeepSpeed averages gradients over ranks and micro-batches, so each loss
+is scaled by their number.
 """
 
 from __future__ import annotations
@@ -29,9 +31,10 @@ from mmfm.types import Batch, to_device
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is on when there is
-    more than one micro-batch and an objective that compares all samples; false needs `micro_batch_negatives` then,
-    by which each micro-batch is compared within itself only."""
+    """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
+    on when there is more than one micro-batch and an objective that compares all samples; false
+    needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
+    """
 
     max_steps: int = 1000
     micro_batch_size: int | None = None
@@ -52,8 +55,10 @@ class TrainConfig:
 
 @dataclass
 class StepResult:
-    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping; `scalars` are values of
-    the objectives' own parameters, such as ``contrastive/logit_scale``, before the step."""
+    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping;
+    `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
+    before the step.
+    """
 
     loss: float
     losses: dict[str, float]
@@ -140,7 +145,9 @@ class Trainer:
         sums: dict[str, float],
         scalars: StepRows,
     ) -> list[StepRows]:
-        """The gradient of the cached losses at each micro-batch's rows (Gao et al. 2021, arXiv:2101.06983)."""
+        """The gradient of the cached losses at each micro-batch's rows (Gao et al. 2021,
+        arXiv:2101.06983).
+        """
         with torch.no_grad():
             outputs = [self.engine(batch, rows_only=True) for batch in batches]
         rows = {
@@ -224,7 +231,9 @@ class Trainer:
 
 
 def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:
-    """Whether a step runs with grad_cache; ValueError where accumulation would quietly cut the negatives."""
+    """Whether a step runs with grad_cache; ValueError where accumulation would quietly cut the
+    negatives.
+    """
     if config.grad_cache != "auto" and not config.grad_cache:
         if compares and grad_accum_steps > 1 and not config.micro_batch_negatives:
             raise ValueError(

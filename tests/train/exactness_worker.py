@@ -1,4 +1,5 @@
-"""Train the tiny model in every case of the equality matrix, in one process group; see test_exactness.py.
+"""Train the tiny model in every case of the equality matrix, in one process group; see
+test_exactness.py.
 
     deepspeed --num_gpus 2 --module tests.train.exactness_worker TOKENIZER OUT
 """
@@ -52,7 +53,9 @@ def left_out(case: Case, step: int) -> str | None:
 
 
 def run(case: Case, tokenizer: str) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
-    """Losses of every step; for every step and parameter the weight before it and its gradient; the last weights."""
+    """Losses of every step; for every step and parameter the weight before it and its gradient; the
+    last weights.
+    """
     rank, world_size = distributed.rank(), distributed.world_size()
     share = tiny.GLOBAL_BATCH // world_size
     trainer = Trainer(

@@ -1,7 +1,8 @@
-"""The whole recipe in plain PyTorch, in one process, on the whole global batch: what the trainer must equal.
+"""The whole recipe in plain PyTorch, in one process, on the whole global batch: what the trainer
+must equal.
 
-It shares the encoders with mmfm, whose outputs have tests of their own, and nothing of the task, the objectives'
-losses, the trainer or the distributed code.
+It shares the encoders with mmfm, whose outputs have tests of their own, and nothing of the task,
+the objectives' losses, the trainer or the distributed code.
 """
 
 from __future__ import annotations

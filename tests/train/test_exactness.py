@@ -1,7 +1,8 @@
-"""The equality matrix: ranks × ZeRO stages × micro-batches × a modality missing, against plain PyTorch.
+"""The equality matrix: ranks × ZeRO stages × micro-batches × a modality missing, against plain
+PyTorch.
 
-Each rank count is one run of the real launcher with one process group for all cases. Gradients must agree to 1e-6 of
-each tensor's norm over three SGD steps, losses to 1e-6 under AdamW.
+Each rank count is one run of the real launcher with one process group for all cases. Gradients must
+agree to 1e-6 of each tensor's norm over three SGD steps, losses to 1e-6 under AdamW.
 """
 
 from __future__ import annotations
@@ -56,7 +57,9 @@ def plain_run(tokenizer: str, missing: bool, optimizer: str):
 
 
 def gradients_of(task, step: int, missing: bool):
-    """Fill the gradients of a step's global batch; a part that the step leaves out has gradient zero."""
+    """Fill the gradients of a step's global batch; a part that the step leaves out has gradient
+    zero.
+    """
     batch = tiny.make_batch(step, left_out(Case(0, 1, missing, "sgd"), step))
     found = reference.losses(task, batch)
     task.zero_grad()
@@ -83,10 +86,12 @@ SGD_CASES = [case for case in CASES if case.optimizer == "sgd"]
 
 @pytest.mark.parametrize("case", SGD_CASES, ids=lambda case: case.name)
 def test_gradients_equal_plain_pytorch(case: Case, results: Path, tokenizer: str) -> None:
-    """At the trainer's own weights of each step, against double precision: to 1e-6 of each tensor's norm.
+    """At the trainer's own weights of each step, against double precision: to 1e-6 of each tensor's
+    norm.
 
-    Where plain PyTorch in fp32 is itself further than that from double (up to 3e-6 here, for gradients in which large
-    terms cancel), the trainer may be as far as three times what plain PyTorch is.
+    Where plain PyTorch in fp32 is itself further than that from double (up to 3e-6 here, for
+    gradients in which large terms cancel), the trainer may be as far as three times what plain
+    PyTorch is.
     """
     seen = load_file(results / f"{case.name}.safetensors")
     plain = tiny.make_task(tokenizer)
