@@ -95,7 +95,9 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> None:
 
 
 def from_dict(cls: type[T], raw: Mapping[str, Any], path: str = "") -> T:
-    """Check `raw` against the dataclass `cls` and build it; `path` is the YAML path for messages."""
+    """Check `raw` against the dataclass `cls` and build it; `path` is the YAML path for
+    messages.
+    """
     if not isinstance(raw, Mapping):
         raise ConfigError(f"{path or 'the configuration'} must be a mapping, not {raw!r}")
     fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]

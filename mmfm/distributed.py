@@ -101,7 +101,9 @@ def all_gather_rows(x: Tensor) -> Tensor:
 
 
 class _GatherRows(torch.autograd.Function):
-    """all_gather whose backward returns to each rank the sum of all ranks' gradients for its rows."""
+    """all_gather whose backward returns to each rank the sum of all ranks' gradients for its
+    rows.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

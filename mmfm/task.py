@@ -76,7 +76,8 @@ class Task(nn.Module):
                 if self.mask_ratios.setdefault(modality, ratio) != ratio:
                     raise ValueError(
                         f"objectives.{name} masks {ratio} of {modality!r}, another objective masks "
-                        f"{self.mask_ratios[modality]}: the masked view has one mask for each modality"
+                        f"{self.mask_ratios[modality]}: the masked view has one mask for each "
+                        "modality"
                     )
 
     @property
@@ -90,7 +91,9 @@ class Task(nn.Module):
             yield name, objective
 
     def prepare(self, batch: Batch) -> Batch:
-        """`batch` with the masks of the masked view: a pure function of each sample's `mask_seed`."""
+        """`batch` with the masks of the masked view: a pure function of each sample's
+        `mask_seed`.
+        """
         masks = {}
         for modality, ratio in self.mask_ratios.items():
             if modality in batch:
@@ -246,7 +249,9 @@ class FinetuneTask(Task):
         reads: Sequence[Read] | None = None,
         predict: bool = False,
     ) -> Output:
-        """As in `Task`; `predict`: just the head's outputs, of a batch that need not be prepared."""
+        """As in `Task`; `predict`: just the head's outputs, of a batch that need not be
+        prepared.
+        """
         if predict:
             return Output(predictions=self.head(self.features(batch, self.head.reads), batch))
         return super().forward(batch, rows_only, gradients, reads)

@@ -49,7 +49,8 @@ class ClassificationHead(Head):
         unknown = set(config.modalities) - set(model.encoders)
         if unknown:
             raise ValueError(
-                f"head.modalities names {sorted(unknown)}; the model has {', '.join(model.encoders)}"
+                f"head.modalities names {sorted(unknown)}; the model has "
+                f"{', '.join(model.encoders)}"
             )
         if len(label_names) < 2:
             raise ValueError(

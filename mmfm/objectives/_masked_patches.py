@@ -34,7 +34,9 @@ class MaskedPatchesConfig(ObjectiveConfig):
 
 
 class MaskedPatches(Objective):
-    """Mean squared error of each masked patch; one term, ``masked_<modality>``, counted in patches."""
+    """Mean squared error of each masked patch; one term, ``masked_<modality>``, counted in
+    patches.
+    """
 
     def __init__(self, config: MaskedPatchesConfig, modality: str, model: Model) -> None:
         super().__init__()
@@ -48,8 +50,9 @@ class MaskedPatches(Objective):
             raise ValueError(f"the encoder of {modality!r} has no patches to reconstruct")
         if encoder.cache:
             raise ValueError(
-                f"masked_{modality} can't stand behind model.encoders.{modality}.cache: the cached tokens have seen "
-                "the patches that it hides; set cache: false or leave the objective out"
+                f"masked_{modality} can't stand behind model.encoders.{modality}.cache: the cached "
+                "tokens have seen the patches that it hides; set cache: false or leave the "
+                "objective out"
             )
         self.embed = nn.Linear(width, config.decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(config.decoder_width))

@@ -44,7 +44,8 @@ class ContrastiveConfig(ObjectiveConfig):
             raise ValueError(f"pairs = {self.pairs!r}: needs a list of pairs such as [image, text]")
         if not 1 / self.max_logit_scale <= self.temperature:
             raise ValueError(
-                f"temperature = {self.temperature} is below 1 / max_logit_scale = {1 / self.max_logit_scale}"
+                f"temperature = {self.temperature} is below 1 / max_logit_scale = "
+                f"{1 / self.max_logit_scale}"
             )
 
 

@@ -87,13 +87,14 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         f"batch     {size} = {world_size} ranks × {parts} micro-batches × {micro}; grad_cache "
         f"{'on' if cached else 'off'}",
         *_parameters(run),
-        "stratum                                   samples  weight        a step  comes every  epochs/1000",
+        f"{'stratum':<42}samples  weight        a step  comes every  epochs/1000",
     ]
     for share in pipeline.order.composition():
         name = f"{share.source}:{share.modality_set}"
         lines.append(
-            f"  {name:<38} {share.samples:>9,}  {share.weight:>5}/{share.period:<6} {share.per_step:>8.2f}"
-            f"  {share.every_steps:>8.1f} st  {share.epochs_per_1000_steps:>8.2f}"
+            f"  {name:<38} {share.samples:>9,}  {share.weight:>5}/{share.period:<6} "
+            f"{share.per_step:>8.2f}  {share.every_steps:>8.1f} st  "
+            f"{share.epochs_per_1000_steps:>8.2f}"
         )
     for source, count in pipeline.order.ignored.items():
         if count:

@@ -29,13 +29,13 @@ def deepspeed_config(
     for key in OWNED_KEYS:
         if key in overrides:
             raise ValueError(
-                f"deepspeed.{key} follows from data.global_batch_size, train.micro_batch_size and the number of "
-                "ranks; set those"
+                f"deepspeed.{key} follows from data.global_batch_size, train.micro_batch_size and "
+                "the number of ranks; set those"
             )
     if precision == "bf16" and zero_stage == 0:
         raise ValueError(
-            "train.precision = bf16 keeps fp32 weights and gradients in ZeRO's optimiser: set train.zero_stage to 1, "
-            "2 or 3 (also on one rank)"
+            "train.precision = bf16 keeps fp32 weights and gradients in ZeRO's optimiser: set "
+            "train.zero_stage to 1, 2 or 3 (also on one rank)"
         )
     config: dict[str, Any] = {
         "train_batch_size": global_batch_size,

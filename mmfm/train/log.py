@@ -58,8 +58,8 @@ class RunLog:
         step, batch_hash = row["step"], row["batch_hash"]
         if self._seen.setdefault(step, batch_hash) != batch_hash:
             raise ValueError(
-                f"step {step} was run on other samples before ({self._metrics_path}): the data or their order has "
-                "changed; use a new run.dir"
+                f"step {step} was run on other samples before ({self._metrics_path}): the data or "
+                "their order has changed; use a new run.dir"
             )
         self._write({**row, "split": "train"})
         for key, value in row.items():
@@ -99,7 +99,9 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The objects of a metrics.jsonl; a last line that a killed run left half-written is left out."""
+    """The objects of a metrics.jsonl; a last line that a killed run left half-written is left
+    out.
+    """
     rows = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:

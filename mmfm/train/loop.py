@@ -58,7 +58,9 @@ class Run:
 
 
 def resume_point(recipe: Recipe) -> Checkpoint | None:
-    """The checkpoint that the run continues from, by ``run.resume``; None for a run from the start."""
+    """The checkpoint that the run continues from, by ``run.resume``; None for a run from the
+    start.
+    """
     folder, how = Path(recipe.run.dir), recipe.run.resume
     if how == "never":
         if folder.exists() and any(folder.iterdir()):
@@ -76,9 +78,9 @@ def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:
     """Refuse a checkpoint of another data order: its `samples_seen` would mean other samples."""
     if found.manifest["fingerprint"] != pipeline.order.fingerprint:
         raise CheckpointError(
-            f"{found.path} was trained on another order of data: sources, splits, weights, run.seed, data.streams or "
-            "data.global_batch_size differ. Set them back, or start anew in another run.dir (with init to keep the "
-            "weights)"
+            f"{found.path} was trained on another order of data: sources, splits, weights, "
+            "run.seed, data.streams or data.global_batch_size differ. Set them back, or start anew "
+            "in another run.dir (with init to keep the weights)"
         )
 
 

@@ -41,12 +41,14 @@ def load_named(module: nn.Module, found: dict[str, Tensor], where: str) -> None:
     missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or unknown:
         raise CheckpointError(
-            f"{where} is of another model: it lacks {_some(missing)} and has {_some(unknown)} besides"
+            f"{where} is of another model: it lacks {_some(missing)} and has {_some(unknown)} "
+            "besides"
         )
     for name, tensor in wanted.items():
         if tensor.shape != found[name].shape:
             raise CheckpointError(
-                f"{where}: {name} has shape {list(found[name].shape)}, the model's is {list(tensor.shape)}"
+                f"{where}: {name} has shape {list(found[name].shape)}, the model's is "
+                f"{list(tensor.shape)}"
             )
     module.load_state_dict(found)
 
@@ -104,8 +106,9 @@ def restore_optimizer(engine: Any, checkpoint: Checkpoint) -> None:
     wanted = {f"{name}/{key}" for name in named for key in keys}
     if wanted != set(found):
         raise CheckpointError(
-            f"{checkpoint.path} holds the state of another optimiser or of other trainable weights: it lacks "
-            f"{_some(sorted(wanted - set(found)))} and has {_some(sorted(set(found) - wanted))} besides"
+            f"{checkpoint.path} holds the state of another optimiser or of other trainable "
+            f"weights: it lacks {_some(sorted(wanted - set(found)))} and has "
+            f"{_some(sorted(set(found) - wanted))} besides"
         )
     for name, parameter in named.items():
         for key in keys:

@@ -85,8 +85,9 @@ class Trainer:
         micro_batch_size = config.micro_batch_size or share
         if global_batch_size % world_size or share % micro_batch_size:
             raise ValueError(
-                f"data.global_batch_size = {global_batch_size} on {world_size} ranks is {global_batch_size / world_size:g} "
-                f"samples a rank, not a multiple of train.micro_batch_size = {micro_batch_size}"
+                f"data.global_batch_size = {global_batch_size} on {world_size} ranks is "
+                f"{global_batch_size / world_size:g} samples a rank, not a multiple "
+                f"of train.micro_batch_size = {micro_batch_size}"
             )
         self.grad_accum_steps = share // micro_batch_size
         self.grad_cache = use_grad_cache(config, bool(task.cached), self.grad_accum_steps)
@@ -237,8 +238,9 @@ def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -
     if config.grad_cache != "auto" and not config.grad_cache:
         if compares and grad_accum_steps > 1 and not config.micro_batch_negatives:
             raise ValueError(
-                "train.grad_cache = false with several micro-batches leaves each sample only the negatives of its own "
-                "micro-batch; set train.grad_cache=auto, or train.micro_batch_negatives=true to accept that"
+                "train.grad_cache = false with several micro-batches leaves each sample only the "
+                "negatives of its own micro-batch; set train.grad_cache=auto, or "
+                "train.micro_batch_negatives=true to accept that"
             )
         return False
     return compares and (config.grad_cache is True or grad_accum_steps > 1)

@@ -82,7 +82,9 @@ def run(case: Case, tokenizer: str) -> tuple[list[dict[str, float]], dict[str, t
 
 
 def capture(trainer: Trainer, seen: dict[str, torch.Tensor], step: int) -> None:
-    """Copy the weights before this step, and the full reduced gradients just before they are used."""
+    """Copy the weights before this step, and the full reduced gradients just before they are
+    used.
+    """
     engine = trainer.engine
     plain_step = type(engine).step
     keep_weights(trainer, seen, step)

@@ -38,10 +38,12 @@ def losses(task: PretrainTask, batch: Batch) -> dict[str, Tensor]:
             wanted = side.split("+")
             if len(wanted) > 1 and any(m in present for m in wanted):
                 fused = model.fuse(clean, [m for m in wanted if m in present])
-                sides.append(dict(zip(fused.rows["fused"].tolist(), fused.embedding["fused"])))
+                sides.append(
+                    dict(zip(fused.rows["fused"].tolist(), fused.embedding["fused"], strict=True))
+                )
             elif wanted[0] in present:
                 m = wanted[0]
-                sides.append(dict(zip(clean.rows[m].tolist(), clean.embedding[m])))
+                sides.append(dict(zip(clean.rows[m].tolist(), clean.embedding[m], strict=True)))
             else:
                 sides.append({})
         both = sorted(set(sides[0]) & set(sides[1]))
