@@ -178,9 +178,9 @@ def _readings(evaluators: Mapping[str, Evaluator]) -> list[Reading]:
 
 
 def _describe_model(predictor: Predictor, checkpoint: Checkpoint) -> dict[str, Any]:
-    model = predictor.model
+    model, path, here = predictor.model, checkpoint.path, Path.cwd()
     return {
-        "checkpoint": str(checkpoint.path),
+        "checkpoint": str(path.relative_to(here) if path.is_relative_to(here) else path),
         "step": checkpoint.step,
         "samples_seen": checkpoint.samples_seen,
         "modalities": list(predictor.specs),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from mmfm_eval.metrics import bootstrap
-from mmfm_eval.metrics.bootstrap import estimate, mean, median
+from mmfm_eval.metrics.bootstrap import Share, estimate, mean, median
+from scipy.stats import binomtest
 
 rng = np.random.default_rng(0)
 
@@ -66,3 +67,17 @@ def test_one_cluster_has_no_interval_and_no_rows_are_an_error() -> None:
     assert estimate({"m": mean(np.array([1.0, 0.0]))}, np.array([7, 7]))["m"] == (0.5, None)
     with pytest.raises(ValueError, match="no rows"):
         estimate({"m": mean(np.array([]))}, np.array([]))
+
+
+def test_a_share_without_any_miss_keeps_an_interval() -> None:
+    none = estimate({"m": Share(np.zeros(60, dtype=bool))}, np.arange(60) // 3)["m"]
+    assert none.ci95 == (0.0, pytest.approx(binom_bound(20)))
+    every = estimate({"m": Share(np.ones(60, dtype=bool))}, np.arange(60) // 3)["m"]
+    assert every.ci95 == (pytest.approx(1 - binom_bound(20)), 1.0)
+    some = np.arange(60) % 2 == 0
+    assert estimate({"m": Share(some)}, np.arange(60)) == estimate({"m": mean(some)}, np.arange(60))
+
+
+def binom_bound(n: int) -> float:
+    """The upper end of the exact 95 % interval of 0 successes in n trials, from scipy."""
+    return float(binomtest(0, n).proportion_ci(0.95, method="exact").high)

@@ -154,7 +154,7 @@ def test_the_terminal_fits_eighty_columns() -> None:
     terminal.show(results(), Console(file=out, width=80))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= 80
-    for part in ("50.0 %", "35.0 – 65.0 %", "image ▶ text R@1", "nearest pixels", "corrupt image"):
+    for part in ("50.0 %", "35.0 – 65.0 %", "image ▶ text", "nearest pixels", "corrupt image"):
         assert part in text
 
 

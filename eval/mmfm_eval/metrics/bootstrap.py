@@ -12,6 +12,7 @@ queries.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -60,6 +61,11 @@ def estimate(
     out = {}
     for name, value in values.items():
         low, high = np.nanquantile(np.concatenate(draws[name]), (0.025, 0.975))
+        if isinstance(statistics[name], Share) and value in (0.0, 1.0):
+            # All rows agree, so no resample differs: the exact binomial bound of Clopper and
+            # Pearson (1934) for as many draws as there are clusters.
+            open_end = 1 - 0.025 ** (1 / count)
+            low, high = (0.0, open_end) if value == 0 else (1 - open_end, 1.0)
         out[name] = Estimate(value, (float(low), float(high)))
     return out
 
@@ -68,6 +74,16 @@ def mean(values: NDArray[Any]) -> Statistic:
     """The statistic "mean of `values` [n]"."""
     values = np.asarray(values, dtype=np.float64)
     return lambda weights: weights @ values / weights.sum(1)
+
+
+@dataclass(frozen=True)
+class Share:
+    """The statistic "share of the rows that are `hits` [n] (True)"."""
+
+    hits: NDArray[np.bool_]
+
+    def __call__(self, weights: Floats) -> Floats:
+        return mean(self.hits)(weights)
 
 
 def median(values: NDArray[Any]) -> Statistic:

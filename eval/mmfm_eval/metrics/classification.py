@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfm_eval.metrics.bootstrap import Floats, Statistic, mean
+from mmfm_eval.metrics.bootstrap import Floats, Share, Statistic
 
 Ints = NDArray[np.int64]
 
 
 def accuracy(truth: NDArray[Any], predicted: NDArray[Any]) -> Statistic:
     """The share of rows whose `predicted` [n] class is the `truth` [n]."""
-    return mean(np.asarray(truth) == np.asarray(predicted))
+    return Share(np.asarray(truth) == np.asarray(predicted))
 
 
 def macro_f1(truth: NDArray[Any], predicted: NDArray[Any]) -> Statistic:

@@ -166,7 +166,9 @@ class Retrieval(Evaluator):
             raise ValueError(f"{name}: no query has a relevant item in the gallery")
         rank = ranks.rank[answerable]
         chance = ranking.chance_level(ranks.relevant[answerable], ranks.candidates[answerable], AT)
-        statistics = {f"R@{k}": bootstrap.mean(rank <= k) for k in AT}
+        statistics: dict[str, bootstrap.Statistic] = {
+            f"R@{k}": bootstrap.Share(rank <= k) for k in AT
+        }
         statistics["median_rank"] = bootstrap.median(rank)
         statistics["MRR"] = bootstrap.mean(1 / rank)
         by_chance = {f"R@{k}": chance.recall[k] for k in AT}
