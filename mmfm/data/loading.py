@@ -68,16 +68,25 @@ def load(
             made = next(results)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "exited unexpectedly" not in str(error) and "killed by signal" not in str(error):
+        except (RuntimeError, OSError, EOFError) as error:
+            if not _worker_died(error):
                 raise
             raise RuntimeError(
-                f"a data worker died: {error}. If it was killed for memory, lower data.workers or "
-                "data.prefetch"
+                f"a data worker died: {error or type(error).__name__}. If it was killed for "
+                "memory, lower data.workers or data.prefetch"
             ) from None
         if "error" in made:
             raise ValueError(made["error"])
         yield made["result"]
+
+
+def _worker_died(error: Exception) -> bool:
+    """Whether `error` comes from a worker's end, and was not raised by the work in it."""
+    if str(error).startswith("Caught "):  # how torch passes on what a worker has raised
+        return False
+    # A worker that dies while a batch is on its way takes the batch's memory with it.
+    lost = isinstance(error, ConnectionError | EOFError | FileNotFoundError)
+    return lost or "exited unexpectedly" in str(error) or "killed by signal" in str(error)
 
 
 def _context() -> multiprocessing.context.BaseContext:
