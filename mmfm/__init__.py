@@ -6,6 +6,7 @@ mmfm.build("configs/pretrain/quickstart.yaml")  # a plain nn.Module task for a l
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +41,7 @@ def build(
     from mmfm.predictor import build as build_task
 
     if isinstance(config, Mapping):
-        raw = dict(config)
+        raw = copy.deepcopy(dict(config))  # overrides change it in place
         apply_overrides(raw, overrides)
     else:
         raw = read_yaml(config, overrides)

@@ -158,10 +158,14 @@ def write(
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the `keep` newest whole checkpoints below `folder`."""
+    """Delete all but the `keep` newest whole checkpoints below `folder`.
+
+    The one that ``latest`` names stays, also where the run went back to a step before those of a first try.
+    """
     whole = sorted(p for p in folder.glob("step_*") if (p / "manifest.json").is_file())
     for old in whole[:-keep]:
-        shutil.rmtree(old)
+        if old != latest(folder):
+            shutil.rmtree(old)
 
 
 def latest(folder: Path) -> Path | None:

@@ -112,7 +112,8 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        grad = grads[0].contiguous()
+        # A copy: autograd may hand the same tensor to other nodes of the graph.
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         start = rank() * ctx.rows
         return grad[start : start + ctx.rows]

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from mmfm import distributed
 from mmfm.data.decode import build_transforms
 from mmfm.data.feature_cache import FeatureCache, build_cache
 from mmfm.data.manifest import Manifest
+from mmfm.data.transforms.base import Transform
 from mmfm.encoders.base import Encoder
 from mmfm.model import Model
 
@@ -27,14 +29,25 @@ logger = logging.getLogger(__name__)
 
 
 def open_caches(
-    model: Model, sources: Sequence[tuple[str, Manifest]], folder: Path
+    model: Model,
+    sources: Sequence[tuple[str, Manifest]],
+    folder: Path,
+    *,
+    transforms: Mapping[str, Any] | None = None,
+    train: bool,
 ) -> dict[str, FeatureCache]:
-    """The cache of each encoder that asks for one, complete for `sources`. Collective."""
+    """The cache of each encoder that asks for one, complete for `sources`. Collective.
+
+    `transforms`: settings by modality, as the data have them. `train`: all contents of a sample
+    that training may draw; otherwise the one that evaluation uses.
+    """
     caches = {}
     for modality in model.encoders:
         encoder = model.encoder(modality)
         if encoder.cache:
-            caches[modality] = _fill(encoder, modality, sources, folder)
+            chosen = {m: t for m, t in (transforms or {}).items() if m == modality}
+            transform = build_transforms({modality: encoder.spec}, chosen)[modality]
+            caches[modality] = _fill(encoder, modality, transform, sources, folder, train)
     return caches
 
 
@@ -44,12 +57,17 @@ def fingerprint(encoder: Encoder) -> str:
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def _fill(
-    encoder: Encoder, modality: str, sources: Sequence[tuple[str, Manifest]], folder: Path
+    encoder: Encoder,
+    modality: str,
+    transform: Transform,
+    sources: Sequence[tuple[str, Manifest]],
+    folder: Path,
+    train: bool,
 ) -> FeatureCache:
     cache = FeatureCache(folder, f"{modality}-{fingerprint(encoder)}")
     encoder.to(distributed.device())
@@ -62,7 +80,6 @@ def _fill(
         tokens, pooled = encoder(inputs, mask)
         return tokens, encoder.token_valid(inputs, mask), pooled
 
-    transform = build_transforms({modality: encoder.spec})[modality]
     report = build_cache(
         cache,
         sources,
@@ -71,6 +88,7 @@ def _fill(
         encode,
         rank=distributed.rank(),
         world_size=distributed.world_size(),
+        train=train,
     )
     distributed.barrier()
     cache.refresh()

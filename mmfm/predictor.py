@@ -21,8 +21,8 @@ from torch import Tensor
 
 from mmfm import distributed
 from mmfm.checkpoint import Checkpoint, CheckpointError
-from mmfm.config import ConfigError, from_dict
-from mmfm.data.decode import build_transforms
+from mmfm.config import ConfigError, component, from_dict
+from mmfm.data.decode import TRANSFORMS, build_transforms
 from mmfm.heads.base import Head
 from mmfm.model import FUSED, Model
 from mmfm.task import (
@@ -61,7 +61,7 @@ class Predictions:
 
 
 class Predictor:
-    """A task in evaluation mode. `specs`: what the data pipeline must know; `label`: (field, names)
+    """A task in evaluation mode. `specs` and `transforms`: what the data pipeline must know; `label`: (field, names)
     of the head.
     """
 
@@ -72,8 +72,10 @@ class Predictor:
         forward: Callable[..., Output] | None = None,
         config: Mapping[str, Any] | None = None,
         assets: Path | None = None,
+        transforms: Mapping[str, Any] | None = None,
     ) -> None:
         self.task = task
+        self.transforms = dict(transforms or {})
         self.label = label
         self.config = dict(config or {})
         self.assets = assets
@@ -103,7 +105,7 @@ class Predictor:
         Each item is a path, the bytes of a file, or what the modality's transform takes: a string
         for text, a PIL image or an array for a picture, a waveform at the encoder's rate for sound.
         """
-        transforms = build_transforms(self.specs)
+        transforms = build_transforms(self.specs, self.transforms)
         unused = np.random.default_rng(0)
         found: dict[str, Tensor] = {}
         for modality, items in inputs.items():
@@ -219,7 +221,11 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     """
     checkpoint = Checkpoint.open(path)
     raw = checkpoint.config
-    label = checkpoint.preprocessing.get("label")
+    label = checkpoint.preprocessing["label"]
+    transforms = {
+        modality: component(settings, TRANSFORMS, f"transforms.{modality}")
+        for modality, settings in checkpoint.preprocessing["transforms"].items()
+    }
     task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets)
     found = checkpoint.tensors("model")
     wanted = task.state_dict()
@@ -229,7 +235,11 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     task.load_state_dict(found)
     task.to(device if device is not None else distributed.device()).eval()
     return Predictor(
-        task, (label[0], label[1]) if label else None, config=raw, assets=checkpoint.assets
+        task,
+        (label[0], label[1]) if label else None,
+        config=raw,
+        assets=checkpoint.assets,
+        transforms=transforms,
     )
 
 
@@ -259,4 +269,10 @@ def untrained(predictor: Predictor, seed: int) -> Predictor:
         if predictor.model.encoder(modality).frozen:
             task.model.encoders[modality].load_state_dict(encoder.state_dict())
     task.to(predictor.device).eval()
-    return Predictor(task, predictor.label, config=predictor.config, assets=predictor.assets)
+    return Predictor(
+        task,
+        predictor.label,
+        config=predictor.config,
+        assets=predictor.assets,
+        transforms=predictor.transforms,
+    )

@@ -56,6 +56,7 @@ class Plan:
                 self.predictor.specs,
                 batch_size=self.suite.batch_size,
                 workers=self.suite.workers,
+                transforms=self.predictor.transforms,
                 cache=cache,
             )
             for name, manifest in self.manifests.items()
@@ -73,7 +74,13 @@ def run(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) -> Resul
     """The results of the suite. Collective; every rank gets them. `say` hears what is going on."""
     folder = Path(plan.suite.feature_cache)
     device = plan.predictor.device
-    cache = open_caches(plan.predictor.model, list(plan.manifests.items()), folder)
+    cache = open_caches(
+        plan.predictor.model,
+        list(plan.manifests.items()),
+        folder,
+        transforms=plan.predictor.transforms,
+        train=False,
+    )
     plan.predictor.task.to(device)
     data = plan.sources(cache)
     found = encode_readings(plan.predictor, data, _readings(plan.evaluators), say)

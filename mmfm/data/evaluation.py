@@ -27,6 +27,7 @@ class EvaluationSource:
         *,
         batch_size: int,
         workers: int = 0,
+        transforms: Mapping[str, Any] | None = None,
         cache: Mapping[str, FeatureCache] | None = None,
     ) -> None:
         self.name = name
@@ -34,6 +35,7 @@ class EvaluationSource:
         self._specs = specs
         self._batch_size = batch_size
         self._workers = workers
+        self._transforms = transforms
         self._cache = cache
         self._passes: list[SequentialData] = []
 
@@ -70,6 +72,7 @@ class EvaluationSource:
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             workers=self._workers,
+            transforms=self._transforms,
             label=label,
             cache=self._cache,
         )

@@ -241,10 +241,12 @@ def build_cache(
     batch_size: int = 64,
     rank: int = 0,
     world_size: int = 1,
+    train: bool = True,
 ) -> BuildReport:
     """Encode every content of `modality` in `sources` that `cache` lacks.
 
     Rank r of W reads the samples r, r + W, …; all of a sample's texts are contents of their own.
+    Unless `train`, only the one content that evaluation uses is encoded.
     Inputs are those of evaluation, without augmentation. There is no communication: call a barrier,
     then `cache.refresh()`, before the outputs of other ranks are read.
     """
@@ -262,7 +264,11 @@ def build_cache(
 
         for raw in _samples_with(modality, sources, rank, world_size, report.bad):
             try:
-                for content in transform.contents(raw.files, raw.meta):
+                if train:
+                    contents = transform.contents(raw.files, raw.meta)
+                else:
+                    contents = [transform.choose(raw.files, raw.meta, unused, False)]
+                for content in contents:
                     digest = _hash(content)
                     if digest in done:
                         continue

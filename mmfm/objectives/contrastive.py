@@ -42,6 +42,8 @@ class ContrastiveConfig(ObjectiveConfig):
         super().__post_init__()
         if not self.pairs or any(len(pair) != 2 for pair in self.pairs):
             raise ValueError(f"pairs = {self.pairs!r}: needs a list of pairs such as [image, text]")
+        if not self.max_logit_scale > 0:
+            raise ValueError(f"max_logit_scale = {self.max_logit_scale} must be above 0")
         if not 1 / self.max_logit_scale <= self.temperature:
             raise ValueError(
                 f"temperature = {self.temperature} is below 1 / max_logit_scale = "

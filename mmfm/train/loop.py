@@ -13,7 +13,7 @@ from typing import Any
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint, CheckpointError
-from mmfm.config import ConfigError, dump
+from mmfm.config import ConfigError, dump, to_dict
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import Pipeline
@@ -104,9 +104,13 @@ def _train(run: Run, found: Checkpoint | None, log: RunLog) -> Predictor:
     recipe, config = run.recipe, run.recipe.train
     sources = [(name, manifest) for name, manifest, _ in recipe.data.open_sources()]
     eval_manifests = _eval_manifests(recipe)
-    caches = open_caches(
-        run.task.model, [*sources, *eval_manifests.items()], Path(recipe.run.feature_cache)
-    )
+    transforms = recipe.data.transforms
+    folder = Path(recipe.run.feature_cache)
+    model = run.task.model
+    open_caches(model, sources, folder, transforms=transforms, train=True)
+    evaluated = list(eval_manifests.items())
+    # The same caches, opened when all is in them.
+    caches = open_caches(model, evaluated, folder, transforms=transforms, train=False)
     pipeline = run.pipeline(
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
@@ -125,7 +129,7 @@ def _train(run: Run, found: Checkpoint | None, log: RunLog) -> Predictor:
         seed=recipe.run.seed,
         deepspeed=recipe.deepspeed,
     )
-    predictor = Predictor(run.task, run.label, forward=trainer.engine)
+    predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
     evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
     steps = iter(pipeline)
     if found is not None and found.step < config.max_steps:
@@ -163,7 +167,11 @@ def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
 
     def files(folder: Path) -> None:
         (folder / "config.yaml").write_text(dump(run.recipe), encoding="utf-8")
-        preprocessing = {"specs": run.task.model.specs, "label": run.label}
+        preprocessing = {
+            "specs": run.task.model.specs,
+            "transforms": to_dict(run.recipe.data)["transforms"],
+            "label": run.label,
+        }
         (folder / "preprocessing.json").write_text(
             json.dumps(preprocessing, indent=1, ensure_ascii=False), encoding="utf-8"
         )
@@ -206,6 +214,7 @@ class Evaluation:
                 manifest,
                 predictor.specs,
                 batch_size=recipe.eval.batch_size,
+                transforms=predictor.transforms,
                 cache=caches,
             )
             for name, manifest in manifests.items()

@@ -51,6 +51,8 @@ class TrainConfig:
         for name in ("max_steps", "save_every", "eval_every", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size = {self.micro_batch_size} must be at least 1")
 
 
 @dataclass

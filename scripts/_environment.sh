@@ -1,0 +1,65 @@
+# The one environment of the project, for the other scripts: `source` it, then call prepare_environment.
+#
+# It makes .venv with Python 3.11 or newer, installs the project (editable) with the versions in
+# constraints.txt, and puts .venv/bin first on PATH. A stamp with the hash of pyproject.toml and
+# constraints.txt tells whether that was done already. PYTHON=/path/to/python chooses another one.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+VENV=$ROOT/.venv
+
+prepare_environment() {
+    cd "$ROOT"
+    local stamp=$VENV/installed.sha256 log=$VENV/install.log wanted
+    wanted=$(cat pyproject.toml constraints.txt | sha256sum | cut -d' ' -f1)
+    if [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]]; then
+        _make_venv
+        _install "$log"
+        echo "$wanted" >"$stamp"
+    fi
+    export PATH=$VENV/bin:$PATH
+}
+
+_fail() {
+    echo "${0##*/}: $*" >&2
+    exit 1
+}
+
+_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
+        if [[ -n $candidate ]] && "$candidate" -c \
+            'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    _fail "there is no Python 3.11 or newer: apt-get install python3.11-venv, or name one as PYTHON"
+}
+
+_make_venv() {
+    [[ -x $VENV/bin/pip ]] && return
+    local python
+    python=$(_python) || exit 1
+    echo "making .venv with $("$python" --version)"
+    # Debian's Python comes without ensurepip; its pip, where there is one, can help out.
+    "$python" -m venv "$VENV" >/dev/null 2>&1 ||
+        { "$python" -m venv --clear --without-pip "$VENV" &&
+            "$python" -m pip --quiet --python "$VENV/bin/python" install pip; } >/dev/null 2>&1 ||
+        { rm -rf "$VENV" && _fail "$python can't make an environment: apt-get install python3.11-venv"; }
+}
+
+_install() {
+    local log=$1 start=$SECONDS installer
+    echo "installing into .venv: about 5.4 GB, some minutes (log: ${log#"$ROOT/"})"
+    "$VENV/bin/pip" install --progress-bar off --disable-pip-version-check \
+        --editable '.[test,dev,quickstart]' --constraint constraints.txt >"$log" 2>&1 &
+    installer=$!
+    while [[ -t 1 ]] && kill -0 $installer 2>/dev/null; do
+        printf '\r  %s, %d s ' "$(du -sh "$VENV" 2>/dev/null | cut -f1)" $((SECONDS - start))
+        sleep 2
+    done
+    [[ ! -t 1 ]] || echo
+    wait $installer || _fail "the installation failed: $(grep -m1 -i '^error' "$log" ||
+        tail -n 1 "$log") (${log#"$ROOT/"} has the rest); mend it and run the same command again"
+    echo "installed in $((SECONDS - start)) s"
+}
