@@ -245,7 +245,10 @@ def _modules(package: str) -> list[str]:
 def _importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
+    except ImportError as error:
+        # A package that lacks some other library says so itself.
+        if error.name is not None and not f"{module}.".startswith(f"{error.name}."):
+            raise
         return False
 
 

@@ -52,7 +52,7 @@ def derive_seed(seed_B: Tensor, salt: int) -> Tensor:
 
 def mix_ints(*values: int) -> int:
     """One non-negative 63-bit seed from several integers, their order mattering."""
-    state = torch.zeros(1, dtype=torch.int64)
+    state = torch.tensor([len(values)])  # from 0, a value of 0 would leave no trace
     for value in values:
         state = _mix(state + _GAMMA) ^ _mix(torch.tensor([_signed(value)]) + _GAMMA)
     return int(_mix(state).item()) & (2**63 - 1)

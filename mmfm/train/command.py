@@ -8,13 +8,17 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from mmfm import distributed
 from mmfm.checkpoint import Checkpoint
 from mmfm.train.deepspeed_config import deepspeed_config
-from mmfm.train.loop import Run, check_resume, resume_point, train
+from mmfm.train.loop import Run, check, resume_point, train
 from mmfm.train.trainer import use_grad_cache
+
+WAIT_FOR_FIRST_RANK_S = 20.0
 
 
 def main(
@@ -29,15 +33,15 @@ def main(
 
     All that can be checked is checked before a process group starts and before anything is written.
     """
-    parser = argparse.ArgumentParser(prog=f"mmfm {name}", description=about)
+    parser = _Parser(prog=f"mmfm {name}", description=about)
     parser.add_argument("config", help="YAML file of the recipe")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_intermixed_args(argv)
     try:
+        args = parser.parse_intermixed_args(argv)
         run = prepare(args.config, args.overrides)
         found = resume_point(run.recipe)
         text = plan(run, found)
@@ -53,11 +57,32 @@ def main(
             after(run)
         return 0
     except (ValueError, OSError) as error:
-        if _first_rank() or distributed.world_size() > 1:
-            print(f"mmfm {name}: error: {error}", file=sys.stderr, flush=True)
+        _let_first_rank_speak()
+        print(f"mmfm {name}: error: {_one_line(error)}", file=sys.stderr, flush=True)
         return 2
+    except Exception:
+        _let_first_rank_speak()
+        raise
     finally:
         distributed.shutdown()
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong arguments are an error like any other: one line, on one rank."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} ({self.format_usage().strip()})")
+
+
+def _let_first_rank_speak() -> None:
+    """Wait, except on the first rank, which as a rule has the same error, or the one that caused this: when it has
+    told and ended, the launcher ends the others. One that is still there afterwards must tell by itself."""
+    if not _first_rank():
+        time.sleep(WAIT_FOR_FIRST_RANK_S)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def plan(run: Run, found: Checkpoint | None) -> str:
@@ -67,8 +92,7 @@ def plan(run: Run, found: Checkpoint | None) -> str:
     recipe = run.recipe
     world_size = distributed.launched_world_size()
     pipeline = run.pipeline(world_size)
-    if found is not None:
-        check_resume(found, pipeline)
+    check(run, found, pipeline)
     size, micro = recipe.data.global_batch_size, pipeline.micro_batch_size
     parts = size // world_size // micro
     cached = use_grad_cache(recipe.train, bool(run.task.cached), parts)

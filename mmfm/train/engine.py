@@ -14,17 +14,16 @@ from torch import nn
 from mmfm import distributed
 from mmfm.train.optim import OptimConfig, build_optimizer
 
-# The launcher reads this variable too; without it DeepSpeed warns on every import without a GPU.
-if not torch.cuda.is_available():
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
 import deepspeed
 import deepspeed.ops
+import deepspeed.runtime.bf16_optimizer
 from deepspeed.utils import logger as deepspeed_logger
 
 # Its all-reduce through shared memory is compiled at first use, which takes a compiler and a
 # minute; gloo is there.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+# It prints the memory in use at each of its steps, whatever the level of its log.
+deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda message, force=False: None
 
 
 def start_process_group() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """A line for people, also kept in log.txt."""
         if self.main:
-            self._progress.console.print(text, highlight=False, markup=False)
+            self._progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
             with (self.folder / "log.txt").open("a", encoding="utf-8") as file:
                 file.write(text + "\n")
 
@@ -96,6 +97,33 @@ class RunLog:
         if self.main:
             self._metrics.write(json.dumps(row, ensure_ascii=False) + "\n")
             self._metrics.flush()
+
+
+MAIN_METRICS = ("R@1", "R@5", "accuracy", "macro_f1")
+
+
+def summary(scores: Sequence[Any]) -> list[str]:
+    """A line for each direction of an evaluation task with its main metrics; of a task without any, its first score.
+
+    A score is a (name, value, n, …) with `chance`, as the evaluators give them; "image_to_text_R@1" is the metric R@1
+    of the direction image_to_text.
+    """
+    lines: dict[str, list[str]] = {}
+    counts: dict[str, int] = {}
+    for score in scores:
+        for metric in MAIN_METRICS:
+            if score.name == metric or score.name.endswith(f"_{metric}"):
+                direction = score.name.removesuffix(metric).rstrip("_")
+                lines.setdefault(direction, []).append(_short(metric, score))
+                counts[direction] = score.n
+    if not lines and scores:
+        lines, counts = {"": [_short(scores[0].name, scores[0])]}, {"": scores[0].n}
+    return ["  ".join([*filter(None, [d]), *parts, f"n {counts[d]}"]) for d, parts in lines.items()]
+
+
+def _short(metric: str, score: Any) -> str:
+    chance = "" if score.chance is None else f" (chance {score.chance:.4f})"
+    return f"{metric} {score.value:.4f}{chance}"
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

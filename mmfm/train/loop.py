@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError, dump, to_dict
@@ -21,8 +23,8 @@ from mmfm.data.quarantine import check_bad_share
 from mmfm.feature_caching import open_caches
 from mmfm.predictor import Predictor
 from mmfm.task import Task
-from mmfm.train import state
-from mmfm.train.log import RunLog, environment
+from mmfm.train import report, state
+from mmfm.train.log import RunLog, environment, summary
 from mmfm.train.recipe import Recipe
 from mmfm.train.trainer import StepResult, Trainer
 from mmfm.types import Batch
@@ -53,6 +55,7 @@ class Run:
             world_size=world_size,
             micro_batch_size=recipe.train.micro_batch_size,
             label=self.label,
+            pin_memory=torch.cuda.is_available(),
             **more,
         )
 
@@ -84,33 +87,33 @@ def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:
         )
 
 
+def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
+    """All that can be checked before anything starts; the task has the checkpoint's weights afterwards."""
+    if found is not None:
+        check_resume(found, pipeline)
+        state.load_weights(run.task, found)
+    manifests = _eval_manifests(run.recipe)
+    predictor = Predictor(run.task, run.label)
+    for name, task in run.recipe.eval.tasks.items():
+        try:
+            evaluator = task.build()
+            evaluator.check_sources(manifests)
+            evaluator.check_model(predictor)
+        except ValueError as error:
+            raise ConfigError(f"eval.tasks.{name}: {error}") from None
+
+
 def train(run: Run, found: Checkpoint | None) -> Predictor:
-    """Train to the end and return the trained model; collective, in a process group that has
-    started.
+    """Train to the end and return the trained model; collective, in a process group that has started.
+
+    `check` has passed, and put the checkpoint's weights into the task.
     """
-    recipe, main = run.recipe, distributed.is_main()
-    if main:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(run.folder / "config.yaml", dump(recipe).rstrip())
-        checkpoint.write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
-    log = RunLog(run.folder, main, recipe.train.max_steps)
-    try:
-        return _train(run, found, log)
-    finally:
-        log.close()
-
-
-def _train(run: Run, found: Checkpoint | None, log: RunLog) -> Predictor:
-    recipe, config = run.recipe, run.recipe.train
+    recipe = run.recipe
     sources = [(name, manifest) for name, manifest, _ in recipe.data.open_sources()]
     eval_manifests = _eval_manifests(recipe)
-    transforms = recipe.data.transforms
-    folder = Path(recipe.run.feature_cache)
-    model = run.task.model
-    open_caches(model, sources, folder, transforms=transforms, train=True)
-    evaluated = list(eval_manifests.items())
-    # The same caches, opened when all is in them.
-    caches = open_caches(model, evaluated, folder, transforms=transforms, train=False)
+    caches = open_caches(
+        run.task.model, [*sources, *eval_manifests.items()], Path(recipe.run.feature_cache)
+    )
     pipeline = run.pipeline(
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
@@ -118,33 +121,64 @@ def _train(run: Run, found: Checkpoint | None, log: RunLog) -> Predictor:
         raw=list(getattr(run.task, "mask_ratios", {})),
         quarantine=run.folder / "quarantine.jsonl",
     )
-    if found is not None:
-        check_resume(found, pipeline)
-        state.load_weights(run.task, found)
     trainer = Trainer(
         run.task,
-        config,
+        recipe.train,
         recipe.optim,
         global_batch_size=recipe.data.global_batch_size,
         seed=recipe.run.seed,
         deepspeed=recipe.deepspeed,
     )
-    predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
-    evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
     steps = iter(pipeline)
-    if found is not None and found.step < config.max_steps:
-        steps = _restored(trainer, found, steps)
+    if found is not None:
+        if found.step < recipe.train.max_steps:
+            steps = _restored(trainer, found, steps)
+        trainer.step_index = found.step
+    _start_folder(run)
+    log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps)
+    try:
+        predictor = Predictor(run.task, run.label, forward=trainer.engine)
+        evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
+        _tell_start(run, found, evaluation, log)
+        _steps(run, trainer, pipeline, steps, evaluation, log)
+    finally:
+        log.close()
+    return predictor
+
+
+def _start_folder(run: Run) -> None:
+    """The run's folder; nothing is written before the run can start."""
+    if distributed.is_main():
+        run.folder.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
+        checkpoint.write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
+
+
+def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log: RunLog) -> None:
+    if found is None:
+        if run.evaluate_first:
+            evaluation.run(0)
+    elif found.step < run.recipe.train.max_steps:
         log.event("resume", step=found.step)
         log.say(f"continuing from {found.path.name} at step {found.step}")
-    elif found is not None:
-        trainer.step_index = found.step
+    else:
         log.say(f"{run.folder}: done already ({found.step} steps)")
-    elif run.evaluate_first:
-        evaluation.run(0)
-    clock = Clock(recipe.data.global_batch_size)
+
+
+def _steps(
+    run: Run,
+    trainer: Trainer,
+    pipeline: Pipeline,
+    steps: Iterator[list[Batch]],
+    evaluation: Evaluation,
+    log: RunLog,
+) -> None:
+    """The steps that are left, with logging, evaluation and checkpoints."""
+    config = run.recipe.train
+    clock = Clock(run.recipe.data.global_batch_size)
     while trainer.step_index < config.max_steps:
         clock.start()
-        micro_batches = next(steps)
+        micro_batches = _next(steps)
         clock.data_is_there()
         result = trainer.step(micro_batches)
         clock.step_is_done()
@@ -157,7 +191,21 @@ def _train(run: Run, found: Checkpoint | None, log: RunLog) -> Predictor:
             evaluation.run(step)
         if last or step % config.save_every == 0:
             save(run, trainer, pipeline, step)
-    return predictor
+
+
+def _next(steps: Iterator[list[Batch]]) -> list[Batch]:
+    """The next micro-batches. Where one rank has none, all ranks raise its error; collective."""
+    found, problem = None, None
+    try:
+        found = next(steps)
+    except (ValueError, OSError) as error:
+        problem = str(error)
+    failed = torch.tensor(float(found is None), device=distributed.device())
+    if distributed.all_reduce_sum(failed).item():
+        told = [p for p in distributed.all_gather_object(problem) if p is not None]
+        raise ValueError(told[0])
+    assert found is not None
+    return found
 
 
 def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
@@ -219,24 +267,17 @@ class Evaluation:
             )
             for name, manifest in manifests.items()
         }
-        for name, evaluator in self.evaluators.items():
-            try:
-                evaluator.check_sources(self.data)
-                evaluator.check_model(predictor)
-            except ValueError as error:
-                raise ConfigError(f"eval.tasks.{name}: {error}") from None
 
     def run(self, step: int) -> None:
         """Evaluate and log; collective."""
         for name, evaluator in self.evaluators.items():
-            for score in evaluator(self.predictor, self.data):
+            scores = evaluator(self.predictor, self.data)
+            for score in scores:
                 row = {"step": step, "split": "eval", "task": name, "metric": score.name}
                 beside = {"chance": score.chance, "baseline": score.baseline, "ci95": score.ci95}
                 self.log.evaluation({**row, "value": score.value, "n": score.n, **beside})
-                chance = "" if score.chance is None else f"  chance {score.chance:.4f}"
-                self.log.say(
-                    f"step {step}  {name} {score.name} {score.value:.4f}  n {score.n}{chance}"
-                )
+            for line in summary(scores):
+                self.log.say(f"step {step}  {name}  {line}")
 
 
 class Clock:
@@ -275,10 +316,9 @@ def _restored(
     """Make the optimiser's state by a step with learning rate 0, fill it, and give that step's data
     again.
     """
-    first = next(steps)
+    first = _next(steps)
     trainer.step(first, lr=0.0)
     state.restore_optimizer(trainer.engine, found)
-    trainer.step_index = found.step
 
     def again() -> Iterator[list[Batch]]:
         yield first
