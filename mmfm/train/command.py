@@ -75,8 +75,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _let_first_rank_speak() -> None:
-    """Wait, except on the first rank, which as a rule has the same error, or the one that caused this: when it has
-    told and ended, the launcher ends the others. One that is still there afterwards must tell by itself."""
+    """Wait, except on the first rank, which as a rule has the same error, or the one that caused it.
+
+    When it has told and ended, the launcher ends the others; one that is still there tells itself.
+    """
     if not _first_rank():
         time.sleep(WAIT_FOR_FIRST_RANK_S)
 

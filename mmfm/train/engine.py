@@ -8,16 +8,15 @@ import logging
 import os
 from typing import Any
 
+import deepspeed
+import deepspeed.ops
+import deepspeed.runtime.bf16_optimizer
 import torch
+from deepspeed.utils import logger as deepspeed_logger
 from torch import nn
 
 from mmfm import distributed
 from mmfm.train.optim import OptimConfig, build_optimizer
-
-import deepspeed
-import deepspeed.ops
-import deepspeed.runtime.bf16_optimizer
-from deepspeed.utils import logger as deepspeed_logger
 
 # Its all-reduce through shared memory is compiled at first use, which takes a compiler and a
 # minute; gloo is there.

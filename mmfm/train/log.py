@@ -103,10 +103,11 @@ MAIN_METRICS = ("R@1", "R@5", "accuracy", "macro_f1")
 
 
 def summary(scores: Sequence[Any]) -> list[str]:
-    """A line for each direction of an evaluation task with its main metrics; of a task without any, its first score.
+    """A line for each direction of an evaluation task with its main metrics, without any of those
+    its first score.
 
-    A score is a (name, value, n, …) with `chance`, as the evaluators give them; "image_to_text_R@1" is the metric R@1
-    of the direction image_to_text.
+    `scores` are the evaluators'; "image_to_text_R@1" is the metric R@1 of the direction
+    image_to_text.
     """
     lines: dict[str, list[str]] = {}
     counts: dict[str, int] = {}

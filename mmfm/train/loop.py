@@ -88,7 +88,7 @@ def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:
 
 
 def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
-    """All that can be checked before anything starts; the task has the checkpoint's weights afterwards."""
+    """All that can be checked before anything starts; puts the checkpoint's weights into the task."""
     if found is not None:
         check_resume(found, pipeline)
         state.load_weights(run.task, found)
@@ -104,16 +104,20 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
 
 
 def train(run: Run, found: Checkpoint | None) -> Predictor:
-    """Train to the end and return the trained model; collective, in a process group that has started.
+    """Train to the end and return the trained model; collective, in a started process group.
 
-    `check` has passed, and put the checkpoint's weights into the task.
+    `check` has passed, and has put the checkpoint's weights into the task.
     """
     recipe = run.recipe
     sources = [(name, manifest) for name, manifest, _ in recipe.data.open_sources()]
     eval_manifests = _eval_manifests(recipe)
-    caches = open_caches(
-        run.task.model, [*sources, *eval_manifests.items()], Path(recipe.run.feature_cache)
-    )
+    transforms = recipe.data.transforms
+    folder = Path(recipe.run.feature_cache)
+    model = run.task.model
+    open_caches(model, sources, folder, transforms=transforms, train=True)
+    evaluated = list(eval_manifests.items())
+    # The same caches, opened when all is in them.
+    caches = open_caches(model, evaluated, folder, transforms=transforms, train=False)
     pipeline = run.pipeline(
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
@@ -137,12 +141,14 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
     _start_folder(run)
     log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps)
     try:
-        predictor = Predictor(run.task, run.label, forward=trainer.engine)
+        predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         _tell_start(run, found, evaluation, log)
         _steps(run, trainer, pipeline, steps, evaluation, log)
     finally:
         log.close()
+    if distributed.is_main():
+        report.write(run.folder)
     return predictor
 
 

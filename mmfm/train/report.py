@@ -17,7 +17,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
 td, th { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #8884; }
-td.n { font-variant-numeric: tabular-nums; text-align: right; }
+td.n { font-variant-numeric: tabular-nums; text-align: right; white-space: nowrap; }
 svg { width: 100%; height: auto; }
 polyline { fill: none; stroke: currentColor; stroke-width: 1.5; }
 text { fill: currentColor; font: 11px system-ui, sans-serif; }
