@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
+
 from mmfm_eval.metrics import bootstrap
 from mmfm_eval.metrics.bootstrap import Share, estimate, mean, median
-from scipy.stats import binomtest
 
 rng = np.random.default_rng(0)
 

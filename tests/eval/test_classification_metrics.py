@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from mmfm_eval.metrics import classification, neighbours
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from sklearn.neighbors import KNeighborsClassifier
+
+from mmfm_eval.metrics import classification, neighbours
 
 rng = np.random.default_rng(0)
 TRUTH = rng.integers(0, 5, size=200)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from mmfm_eval.pixels import SIDE, PixelPredictor, thumbnails
 
+from mmfm_eval.pixels import SIDE, PixelPredictor, thumbnails
 from tests.eval.fakes import LABELLED, FakeSource, concept_source, scores, task
 
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import hypergeom
+
 from mmfm_eval.metrics import ranking
 from mmfm_eval.metrics.ranking import chance_level, first_rank_distribution, first_relevant_ranks
-from scipy.stats import hypergeom
 
 rng = np.random.default_rng(0)
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
+from mmfm import distributed
 from mmfm_eval import cli, runner
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.tasks.base import AgreedError, on_main
-
-from mmfm import distributed
 from tests.eval.fakes import (
     IMAGE,
     LABELLED,

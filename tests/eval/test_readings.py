@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from mmfm_eval.readings import Reading, encode_readings, label_names, passes
 
+from mmfm_eval.readings import Reading, encode_readings, label_names, passes
 from tests.eval.fakes import FakePredictor, concept_source
 
 

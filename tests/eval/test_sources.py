@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mmfm_eval.pixels import PixelPredictor
-from mmfm_eval.readings import Reading, encode_readings
-from mmfm_eval.suite import SuiteConfig
 
 from mmfm.config import from_dict
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
+from mmfm_eval.pixels import PixelPredictor
+from mmfm_eval.readings import Reading, encode_readings
+from mmfm_eval.suite import SuiteConfig
 from tests.eval.shards import SPECS, make_set
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
 from mmfm_prep.cli import main
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources.base import Source

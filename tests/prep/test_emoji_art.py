@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from mmfm_prep.emoji_art import find_concepts, names, read_members, slug
 from mmfm_prep.errors import PrepError
 

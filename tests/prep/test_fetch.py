@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from mmfm_prep import fetch
 from mmfm_prep.errors import PrepError
 

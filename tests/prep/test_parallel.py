@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from mmfm_prep.parallel import ordered_map
 
 

@@ -6,8 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from mmfm_prep import pictures
 from PIL import Image
+
+from mmfm_prep import pictures
 
 WHITE = (255, 255, 255)
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
+
 from mmfm_prep.cli import main
 from mmfm_prep.inspect import read_samples
-from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 

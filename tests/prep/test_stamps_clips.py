@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from PIL import Image
+
 from mmfm_prep import sound
 from mmfm_prep.sources.stamps import convert_clip, convert_picture
-from PIL import Image
 
 
 def test_pictures_that_show_nothing_are_dropped_with_a_reason() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from PIL import Image
+
+from mmfm.data.tokenizer import load_tokenizer
 from mmfm_prep.inspect import read_samples
 from mmfm_prep.make import make
 from mmfm_prep.sources import synthetic
 from mmfm_prep.sources.synthetic import COLOURS, SHAPES, Config, Thing, captions, draw, play
-from PIL import Image
-
-from mmfm.data.tokenizer import load_tokenizer
 
 SMALL = {"train_samples": 80, "val_samples": 40}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+
 from mmfm_prep.errors import PrepError
 from mmfm_prep.weights import fetch_weights, rename_by_position
 

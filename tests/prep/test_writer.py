@@ -9,11 +9,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
+from mmfm.data.index import ShardIndex, index_path
 from mmfm_prep.errors import PrepError
 from mmfm_prep.sample import Sample
 from mmfm_prep.writer import DatasetWriter, new_folder
-
-from mmfm.data.index import ShardIndex, index_path
 
 
 def sample(number: int, split: str = "train", **content: object) -> Sample:
