@@ -70,7 +70,7 @@ def protocol(
     *,
     checkpoint_sha256: str,
     digests: Mapping[str, str],
-    specs: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
     device: str,
 ) -> dict[str, Any]:
     """All that could change a score, with two hashes over it.
@@ -95,7 +95,7 @@ def protocol(
         },
     }
     shared = {"suite": same_place, "mmfm": metadata.version("mmfm"), "libraries": versions}
-    own = {"checkpoint": checkpoint_sha256, "specs": specs, "device": device}
+    own = {"checkpoint": checkpoint_sha256, "preprocessing": preprocessing, "device": device}
     return {
         "fingerprint": digest({**shared, **own}),
         "suite_fingerprint": digest(shared),
@@ -103,7 +103,7 @@ def protocol(
         "mmfm": metadata.version("mmfm"),
         "checkpoint_manifest_sha256": checkpoint_sha256,
         "data_digests": dict(digests),
-        "preprocessing_sha256": digest(specs),
+        "preprocessing_sha256": digest(preprocessing),
         "device": device,
         "libraries": versions,
         "interval": "95 % percentile bootstrap over groups, 1,000 resamples",

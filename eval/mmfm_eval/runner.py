@@ -111,7 +111,7 @@ def run(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) -> Resul
             plan.suite,
             checkpoint_sha256=sha256(checkpoint.path / "manifest.json"),
             digests={name: m.digest() for name, m in plan.manifests.items()},
-            specs=plan.predictor.specs,
+            preprocessing=checkpoint.preprocessing,
             device=str(plan.predictor.device.type),
         ),
         scores=scores,

@@ -73,6 +73,7 @@ class FakePredictor:
     def __init__(self, modalities: Sequence[str] = ("image", "text", "audio")) -> None:
         self.specs: dict[str, dict[str, Any]] = {m: {} for m in modalities}
         self.head: Any = None
+        self.transforms: dict[str, Any] = {}
         self.model = SimpleNamespace(embed_dim=16, parameters=lambda: [torch.zeros(3)], encoders={})
         self.task = SimpleNamespace(to=lambda device: None)
         self.device = torch.device("cpu")

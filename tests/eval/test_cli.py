@@ -33,6 +33,8 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     manifest = {"format": 1, "step": 7, "samples_seen": 70, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    preprocessing = {"specs": SPECS, "transforms": {}, "label": None}
+    (folder / "preprocessing.json").write_text(json.dumps(preprocessing))
     monkeypatch.setattr(runner, "load", lambda path, device: PicturePredictor())
     monkeypatch.setattr(runner, "untrained", lambda predictor, seed: PicturePredictor())
     return folder

@@ -34,7 +34,7 @@ def its_protocol(config: SuiteConfig, **changes: Any) -> dict[str, Any]:
     settings = {
         "checkpoint_sha256": "c" * 64,
         "digests": {"art": "d" * 64},
-        "specs": {"image": {"size": 64}},
+        "preprocessing": {"specs": {"image": {"size": 64}}},
         "device": "cpu",
     }
     return protocol(config, **{**settings, **changes})
@@ -96,7 +96,7 @@ def test_fingerprints_change_with_what_can_change_a_score_only() -> None:
         assert other["suite_fingerprint"] != base["suite_fingerprint"]
     for other in (
         its_protocol(suite(), checkpoint_sha256="f" * 64),
-        its_protocol(suite(), specs={"image": {"size": 65}}),
+        its_protocol(suite(), preprocessing={"specs": {"image": {"size": 65}}}),
         its_protocol(suite(), device="cuda"),
     ):
         assert other["fingerprint"] != base["fingerprint"]

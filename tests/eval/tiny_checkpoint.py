@@ -35,7 +35,8 @@ def make_checkpoint(folder: Path, head: bool = False) -> Path:
 
     def write_files(hidden: Path) -> None:
         (hidden / "config.yaml").write_text(yaml.safe_dump(recipe))
-        described = {"specs": task.model.specs, "label": ["shape", SHAPES] if head else None}
+        label = ["shape", SHAPES] if head else None
+        described = {"specs": task.model.specs, "transforms": {}, "label": label}
         (hidden / "preprocessing.json").write_text(json.dumps(described))
         for name, encoder in task.model.encoders.items():
             encoder.save_assets(hidden / "assets" / name)
