@@ -52,10 +52,10 @@ def derive_seed(seed_B: Tensor, salt: int) -> Tensor:
 
 def mix_ints(*values: int) -> int:
     """One non-negative 63-bit seed from several integers, their order mattering."""
-    state = torch.tensor([len(values)])  # from 0, a value of 0 would leave no trace
+    state = torch.tensor([len(values)])
     for value in values:
-        state = _mix(state + _GAMMA) ^ _mix(torch.tensor([_signed(value)]) + _GAMMA)
-    return int(_mix(state).item()) & (2**63 - 1)
+        state = _mix((state ^ _signed(value)) + _GAMMA)
+    return int(state.item()) & (2**63 - 1)
 
 
 def draw_mask(maskable_BL: Tensor, ratio: float, seed_B: Tensor) -> Tensor:

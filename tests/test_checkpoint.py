@@ -1,0 +1,199 @@
+"""Checkpoints are whole or not there; what is broken or foreign is refused with a message."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmfm import checkpoint
+from mmfm.checkpoint import Checkpoint, CheckpointError, latest, prune, share_of_rank
+
+WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, 2]), "s": torch.ones(())}
+STATE = {"a.weight/exp_avg": torch.full((2, 3), 0.5)}
+
+
+def files(folder: Path) -> None:
+    (folder / "config.yaml").write_text("model: {embed_dim: 3}\n")
+    (folder / "preprocessing.json").write_text('{"specs": {}, "label": null}')
+    (folder / "assets" / "text").mkdir(parents=True)
+    (folder / "assets" / "text" / "tokenizer.json").write_text("{}")
+
+
+def write(folder: Path, step: int, write_files=files, weights=WEIGHTS) -> Path:
+    tensors = {"model": weights.items(), "optimizer": STATE.items()}
+    return checkpoint.write(folder, step, step * 32, tensors, write_files, {"fingerprint": "f"})
+
+
+def test_what_was_written_is_read(tmp_path: Path) -> None:
+    folder = write(tmp_path, 12)
+    assert folder == tmp_path / "step_00000012"
+    for path in (folder, tmp_path, tmp_path / "latest"):
+        assert Checkpoint.open(path).path == folder.resolve()
+    found = Checkpoint.open(folder)
+    assert (found.step, found.samples_seen, found.manifest["fingerprint"]) == (12, 384, "f")
+    assert found.config == {"model": {"embed_dim": 3}}
+    assert found.preprocessing == {"specs": {}, "label": None}
+    weights = found.tensors("model")
+    assert set(weights) == set(WEIGHTS)
+    for name, tensor in WEIGHTS.items():
+        assert torch.equal(weights[name], tensor)
+        assert weights[name].dtype == tensor.dtype
+    assert list(found.tensors("model", "a.")) == ["a.weight"]
+    assert list(found.tensors("optimizer")) == ["a.weight/exp_avg"]
+    assert (found.assets / "text" / "tokenizer.json").is_file()
+    names = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    assert names - {"manifest.json"} == set(found.manifest["files"])
+
+
+def test_a_runs_folder_names_its_latest_checkpoint(tmp_path: Path) -> None:
+    write(tmp_path / "checkpoints", 1)
+    second = write(tmp_path / "checkpoints", 2)
+    assert Checkpoint.open(tmp_path).path == second.resolve()
+
+
+def test_views_and_transposed_tensors_are_stored_as_they_look(tmp_path: Path) -> None:
+    base = torch.arange(6.0).view(2, 3)
+    folder = write(tmp_path, 1, weights={"t": base.T, "row": base[1]})
+    weights = Checkpoint.open(folder).tensors("model")
+    assert torch.equal(weights["t"], base.T)
+    assert torch.equal(weights["row"], base[1])
+
+
+def broken(folder: Path) -> None:
+    files(folder)
+    raise OSError("disk full")
+
+
+def test_a_failure_while_writing_changes_nothing(tmp_path: Path) -> None:
+    first = write(tmp_path, 1)
+    before = (first / "manifest.json").read_text()
+    for step in (2, 1):  # a new step, and one that is already there
+        with pytest.raises(OSError, match="disk full"):
+            write(tmp_path, step, broken)
+        assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00000001"]
+        assert latest(tmp_path) == first
+        assert (first / "manifest.json").read_text() == before
+        assert Checkpoint.open(tmp_path).step == 1
+    # What the failure has left is in nobody's way.
+    assert Checkpoint.open(write(tmp_path, 2)).step == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        ".step_00000001.partial", "latest", "step_00000001", "step_00000002",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", ["save_file", "sha256", "write_text", "_sync"])
+def test_a_failure_at_any_point_leaves_the_first_try(tmp_path: Path, monkeypatch, at: str) -> None:
+    write(tmp_path, 1)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("gone")
+
+    monkeypatch.setattr(checkpoint, at, fail)
+    with pytest.raises(OSError, match="gone"):
+        write(tmp_path, 2)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.glob("step_*")] == ["step_00000001"]
+    assert Checkpoint.open(tmp_path).step == 1
+
+
+def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+    write(tmp_path, 3)
+    folder = write(tmp_path, 3, weights={"other": torch.zeros(2)})
+    assert list(Checkpoint.open(folder).tensors("model")) == ["other"]
+
+
+def a_file_of(folder: Path, start: str) -> Path:
+    return next(p for p in folder.iterdir() if p.name.startswith(start))
+
+
+def test_changed_truncated_and_missing_files(tmp_path: Path) -> None:
+    folder = write(tmp_path, 1)
+    weights = a_file_of(folder, "model-")
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=rf"{weights.name} has changed .*sha256"):
+        Checkpoint.open(folder)
+    assert Checkpoint.open(folder, verify=False).step == 1
+    weights.write_bytes(whole[:-1])
+    for verify in (True, False):
+        with pytest.raises(CheckpointError, match=rf"{weights.name} is missing or cut short"):
+            Checkpoint.open(folder, verify=verify)
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="missing or cut short; use another checkpoint"):
+        Checkpoint.open(folder)
+    weights.write_bytes(whole)
+    (folder / "assets" / "text" / "tokenizer.json").write_text("[]")
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json has changed"):
+        Checkpoint.open(folder)
+
+
+def test_foreign_formats_and_unreadable_manifests(tmp_path: Path) -> None:
+    folder = write(tmp_path, 1)
+    manifest = folder / "manifest.json"
+    about = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**about, "format": 2}))
+    with pytest.raises(CheckpointError, match="has format 2; this version reads 1"):
+        Checkpoint.open(folder)
+    del about["format"]
+    manifest.write_text(json.dumps(about))
+    with pytest.raises(CheckpointError, match="has format None"):
+        Checkpoint.open(folder)
+    manifest.write_text("{")
+    with pytest.raises(CheckpointError, match=r"no readable manifest\.json"):
+        Checkpoint.open(folder)
+
+
+def test_paths_without_a_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "step_00000001").mkdir(parents=True)  # not whole: no manifest
+    for path in (tmp_path, tmp_path / "nowhere", tmp_path / "checkpoints"):
+        with pytest.raises(CheckpointError, match=f"no checkpoint in {path}: name a run's folder"):
+            Checkpoint.open(path)
+    assert latest(tmp_path / "checkpoints") is None
+
+
+def test_latest_falls_back_to_the_newest_whole_one(tmp_path: Path) -> None:
+    for step in (1, 2, 10):
+        write(tmp_path, step)
+    assert latest(tmp_path).name == "step_00000010"
+    shutil.rmtree(tmp_path / "step_00000010")
+    assert latest(tmp_path).name == "step_00000002"
+    (tmp_path / "latest").unlink()
+    assert latest(tmp_path).name == "step_00000002"
+    (tmp_path / "step_00000002" / "manifest.json").unlink()
+    assert latest(tmp_path).name == "step_00000001"
+
+
+def test_latest_follows_the_run_and_not_the_highest_number(tmp_path: Path) -> None:
+    for step in (5, 9, 6):  # went back to step 5 and on from there
+        write(tmp_path, step)
+    assert latest(tmp_path).name == "step_00000006"
+
+
+def test_prune_keeps_the_newest(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        write(tmp_path, step)
+    prune(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00000003", "step_00000004"]
+    prune(tmp_path, 5)
+    assert len(list(tmp_path.glob("step_*"))) == 2
+    assert Checkpoint.open(tmp_path).step == 4
+
+
+def test_prune_never_takes_what_was_written_last(tmp_path: Path) -> None:
+    for step in (5, 9, 6):
+        write(tmp_path, step)
+    prune(tmp_path, 1)
+    assert Checkpoint.open(tmp_path).step == 6
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8])
+def test_every_tensor_is_written_by_one_rank(ranks: int) -> None:
+    sizes = {f"p{i}": (i * 37) % 11 + 1 for i in range(20)} | {"huge": 40}
+    parts = [list(share_of_rank(sizes, r, ranks)) for r in range(ranks)]
+    assert sorted(n for part in parts for n in part) == sorted(sizes)
+    loads = [sum(sizes[n] for n in part) for part in parts]
+    assert max(loads) <= max(40, sum(sizes.values()) / ranks + 11)
