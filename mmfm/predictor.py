@@ -174,6 +174,9 @@ class Predictor:
             outputs = self._run(batch, predict=True).predictions
             table.add(batch, outputs["rows"].cpu(), {"logits": outputs["logits"]})
         ids, groups, labels, columns = table.gather()
+        if not ids:
+            wanted = ", ".join(m for read in self.head.reads for m in read.modalities)
+            raise ValueError(f"no sample has any of what the head reads ({wanted})")
         return Predictions(columns["logits"], ids, groups, labels)
 
     def _run(self, batch: Batch, **request: Any) -> Output:

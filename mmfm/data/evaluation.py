@@ -37,7 +37,8 @@ class EvaluationSource:
         self._workers = workers
         self._transforms = transforms
         self._cache = cache
-        self._passes: list[SequentialData] = []
+        self._opened: SequentialData | None = None
+        self._bad: Counter[str] = Counter()
 
     @property
     def label_names(self) -> dict[str, list[str]]:
@@ -56,15 +57,19 @@ class EvaluationSource:
 
         Every pass meets the same samples, so the pass that met most of them counts.
         """
-        mine: Counter[str] = Counter()
-        for data in self._passes:
-            mine |= data.bad_counts
+        self._count()
         total: Counter[str] = Counter()
-        for part in distributed.all_gather_object(mine):
+        for part in distributed.all_gather_object(self._bad):
             total += part
         return dict(sorted(total.items()))
 
+    def _count(self) -> None:
+        """Take over what the latest pass has left out."""
+        if self._opened is not None:
+            self._bad |= self._opened.bad_counts
+
     def _open(self, label: tuple[str, Sequence[str]] | None) -> SequentialData:
+        self._count()
         data = SequentialData(
             [(self.name, self.manifest)],
             self._specs,
@@ -76,5 +81,5 @@ class EvaluationSource:
             label=label,
             cache=self._cache,
         )
-        self._passes.append(data)
+        self._opened = data
         return data
