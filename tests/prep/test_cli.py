@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -128,6 +131,19 @@ def test_a_required_option_that_is_missing(
 def test_a_source_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="in the middle"):
         main(["make", __name__, str(tmp_path / "set"), "fails_at=2", "text=hi"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_midway_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mmfm_prep.cli", "make", "synthetic", str(tmp_path / "set")]
+    with subprocess.Popen([*command, "train_samples=1000000"], stderr=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob(".set.*/*.tar")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert list(tmp_path.glob(".set.*/*.tar"))
+        assert not (tmp_path / "set").exists()
+        process.terminate()
+        assert process.wait(30) == 130
     assert list(tmp_path.iterdir()) == []
 
 

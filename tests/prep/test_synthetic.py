@@ -15,8 +15,8 @@ from PIL import Image
 from mmfm.data.tokenizer import load_tokenizer
 from mmfm_prep.inspect import read_samples
 from mmfm_prep.make import make
-from mmfm_prep.sources import synthetic
-from mmfm_prep.sources.synthetic import COLOURS, SHAPES, Config, Thing, captions, draw, play
+from mmfm_prep.sources.synthetic import Config
+from mmfm_prep.things import COLOURS, PITCHES, SHAPES, Thing, captions, draw, play
 
 SMALL = {"train_samples": 80, "val_samples": 40}
 
@@ -113,7 +113,7 @@ def test_the_number_of_beeps_is_the_count() -> None:
 
 
 def test_colour_is_the_pitch() -> None:
-    for colour, pitch in synthetic.PITCHES.items():
+    for colour, pitch in PITCHES.items():
         thing = Thing("circle", colour, 3, "large")
         wave = play(thing, 8000, 0.5, np.random.default_rng(1))
         spectrum = np.abs(np.fft.rfft(wave * np.hanning(len(wave)), 65536))

@@ -142,7 +142,9 @@ class Config(Source):
         if decoded.image:
             yield "image", content_hash(decoded.image)
         for path in decoded.item.clips.values():
-            yield "audio", content_hash(files[path])
+            yield "recording", content_hash(files[path])
+        for clip in decoded.clips.values():  # other files may hold the same sound
+            yield "audio", content_hash(clip)
 
     def _sample(
         self,
