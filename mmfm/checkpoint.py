@@ -160,7 +160,7 @@ def write(
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the `keep` newest whole checkpoints below `folder`.
 
-    The one that ``latest`` names stays, also where the run went back and others have higher numbers.
+    The one that ``latest`` names stays, also where a run that went back left higher numbers.
     """
     whole = sorted(p for p in folder.glob("step_*") if (p / "manifest.json").is_file())
     for old in whole[:-keep]:
