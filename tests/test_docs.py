@@ -1,0 +1,92 @@
+"""The documentation is true where a machine can tell: links, files, quoted messages, recipes."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmfm.config import from_dict
+from mmfm.train.recipe import PretrainConfig
+from mmfm_eval.suite import SuiteConfig
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def names(paths: list[Path]) -> list[str]:
+    return [str(p.relative_to(ROOT)) for p in paths]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(#[^)]*)?\)", page.read_text()):
+        file = (page.parent / target) if target else page
+        assert file.exists(), f"{page.name} links to {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), re.M)
+            slugs = {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}
+            assert anchor[1:] in slugs, f"{page.name} links to {target}{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=names(PAGES))
+def test_files_that_are_named_exist(page: Path) -> None:
+    folders = "configs|scripts|docs|benchmarks|tests|eval/mmfm_eval|mmfm|data_prep"
+    text = re.sub(r"^```python\n.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    for name in re.findall(rf"\b(?:{folders})/[\w./-]*\w", text):
+        assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def messages() -> list[str]:
+    """Every string of the code; what an f-string fills in is one \\0."""
+    found = []
+    for package in ("mmfm", "eval", "data_prep"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+                elif isinstance(node, ast.JoinedStr):
+                    parts = [
+                        str(v.value) if isinstance(v, ast.Constant) else "\0" for v in node.values
+                    ]
+                    found.append("".join(parts))
+    return found
+
+
+def quoted() -> list[str]:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    return [m for row in rows for m in re.findall(r"`([^`]+)`", row) if " " in m or "…" in m]
+
+
+@pytest.fixture(scope="module")
+def code() -> list[str]:
+    return messages()
+
+
+@pytest.mark.parametrize("message", [m for m in quoted() if m != "data wait"])
+def test_a_quoted_message_is_one_of_the_code(message: str, code: list[str]) -> None:
+    pieces = [re.escape(piece.strip()) for piece in message.split("…") if piece.strip()]
+    pattern = re.compile(r"[\s\S]*?".join(pieces))
+    assert any(pattern.search(text) for text in code)
+
+
+def recipes(page: str) -> list[dict[str, object]]:
+    text = (ROOT / "docs" / page).read_text()
+    return [yaml.safe_load(b) for b in re.findall(r"^```yaml\n(.*?)^```$", text, re.M | re.S)]
+
+
+def test_the_recipe_for_own_data_is_valid() -> None:
+    pretrain, finetune = recipes("own-data.md")
+    config = from_dict(PretrainConfig, pretrain)
+    assert list(config.model.encoders) == ["image", "text"]
+    assert set(finetune) <= {"run", "init", "head", "data", "train", "eval"}
+    from_dict(PretrainConfig, {**pretrain, **{k: finetune[k] for k in ("data", "eval")}})
+
+
+def test_the_suite_of_the_evaluation_page_is_valid() -> None:
+    suite = from_dict(SuiteConfig, recipes("evaluation.md")[0])
+    assert set(suite.tasks) == {"picture_and_name", "species"}
