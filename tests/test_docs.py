@@ -36,7 +36,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_that_are_named_exist(page: Path) -> None:
     folders = "configs|scripts|docs|benchmarks|tests|eval/mmfm_eval|mmfm|data_prep"
     text = re.sub(r"^```python\n.*?^```$", "", page.read_text(), flags=re.M | re.S)
-    for name in re.findall(rf"\b(?:{folders})/[\w./-]*\w", text):
+    for name in re.findall(rf"(?<![\w/])(?:{folders})/[\w./-]*\w", text):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
