@@ -61,8 +61,8 @@ class Predictions:
 
 
 class Predictor:
-    """A task in evaluation mode. `specs` and `transforms`: what the data pipeline must know; `label`: (field, names)
-    of the head.
+    """A task in evaluation mode. `specs` and `transforms`: what the data pipeline must know;
+    `label`: (field, names) of the head.
     """
 
     def __init__(

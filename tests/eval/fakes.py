@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmfm_eval.suite import SuiteConfig
-from mmfm_eval.tasks.base import Score
 
 from mmfm import distributed
 from mmfm.config import from_dict
+from mmfm_eval.suite import SuiteConfig
+from mmfm_eval.tasks.base import Score
 
 
 @dataclass(frozen=True)

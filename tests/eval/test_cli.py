@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from mmfm_eval import cli, runner
 
+from mmfm_eval import cli, runner
 from tests.eval.fakes import FakePredictor
 from tests.eval.shards import SPECS, make_set
 from tests.eval.tiny_checkpoint import make_checkpoint, make_data

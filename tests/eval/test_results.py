@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+
+from mmfm.config import from_dict
 from mmfm_eval.report import page, terminal
 from mmfm_eval.report.rows import judge, rows
 from mmfm_eval.results import Results, protocol, write_all
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import Score, with_baseline
-from rich.console import Console
-
-from mmfm.config import from_dict
 
 
 def suite(**changes: Any) -> SuiteConfig:

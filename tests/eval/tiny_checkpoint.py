@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 import yaml
-from mmfm_prep.make import make, source_config
 
 from mmfm import checkpoint
 from mmfm.predictor import build
+from mmfm_prep.make import make, source_config
 from tests import tiny
 
 
