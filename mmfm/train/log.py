@@ -32,6 +32,7 @@ class RunLog:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "log.txt").touch()
         self._metrics_path = folder / "metrics.jsonl"
         self._seen = _batch_hashes(self._metrics_path)
         _end_line(self._metrics_path)
@@ -132,7 +133,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     out.
     """
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    # A kill may also cut a character in two.
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
         try:
             rows.append(json.loads(line))
         except ValueError:
