@@ -11,25 +11,29 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def deepspeed(ranks: int, module: str, *arguments: str, check: bool = True, timeout: float = 300):
-    """``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` in the project's root; returns the
-    finished process.
-    """
+def command(ranks: int, module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+    """``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` and its environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     launcher = Path(sys.executable).parent / "deepspeed"
-    command = [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port)]
-    command += ["--module", module, *arguments]
+    words = [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port)]
+    words += ["--module", module, *arguments]
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
         "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
     }
+    return words, environment
+
+
+def deepspeed(ranks: int, module: str, *arguments: str, check: bool = True, timeout: float = 300):
+    """Run the launcher in the project's root; returns the finished process."""
+    words, environment = command(ranks, module, *arguments)
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
     )
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
+        raise AssertionError(f"{' '.join(words)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
     return done

@@ -15,6 +15,7 @@ from typing import NoReturn
 from mmfm import distributed
 from mmfm.checkpoint import Checkpoint
 from mmfm.train.deepspeed_config import deepspeed_config
+from mmfm.train.engine import end_process_group, start_process_group
 from mmfm.train.loop import Run, check, resume_point, train
 from mmfm.train.trainer import use_grad_cache
 
@@ -49,8 +50,6 @@ def main(
             if _first_rank():
                 print(text)
             return 0
-        from mmfm.train.engine import start_process_group
-
         start_process_group()
         train(run, found)
         if after is not None and distributed.is_main():
@@ -64,7 +63,7 @@ def main(
         _let_first_rank_speak()
         raise
     finally:
-        distributed.shutdown()
+        end_process_group()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,7 +74,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _let_first_rank_speak() -> None:
-    """Wait, except on the first rank, which as a rule has the same error, or the one that caused it.
+    """Wait, except on the first rank, which as a rule has the same error or the one behind it.
 
     When it has told and ended, the launcher ends the others; one that is still there tells itself.
     """

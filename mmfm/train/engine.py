@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import deepspeed
+import deepspeed.comm
 import deepspeed.ops
 import deepspeed.runtime.bf16_optimizer
 import torch
@@ -35,6 +36,13 @@ def start_process_group() -> None:
             torch.cuda.set_device(distributed.device())
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def end_process_group() -> None:
+    """End the process group, and DeepSpeed's references to it, so that another one can start."""
+    if deepspeed.comm.is_initialized():
+        deepspeed.comm.destroy_process_group()
+    distributed.shutdown()
 
 
 _ONE_PROCESS = {

@@ -88,7 +88,7 @@ def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:
 
 
 def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
-    """All that can be checked before anything starts; puts the checkpoint's weights into the task."""
+    """All that can be checked before the start; puts the checkpoint's weights into the task."""
     if found is not None:
         check_resume(found, pipeline)
         state.load_weights(run.task, found)

@@ -27,6 +27,10 @@ class RunConfig:
     resume: str = "auto"
     feature_cache: str = "cache/features"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed} must be from 0 to 2**63 - 1")
+
 
 @dataclass(kw_only=True)
 class EvalSource:

@@ -1,0 +1,18 @@
+"""What tests of several folders share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmfm_prep.cli import main as data
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory) -> Path:
+    """A small synthetic set; tests read it and change nothing in it."""
+    folder = tmp_path_factory.mktemp("data") / "synthetic"
+    sizes = ["train_samples=240", "val_samples=80", "samples_per_shard=40"]
+    assert data(["make", "synthetic", str(folder), *sizes]) == 0
+    return folder

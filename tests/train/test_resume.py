@@ -1,0 +1,269 @@
+"""A run that was stopped, killed or moved to other ranks goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from mmfm import cli
+from mmfm.train.log import read_metrics
+from tests import launch
+from tests.tiny_runs import exact, manifest, pretrain, training
+
+STEPS = range(1, 9)
+BF16 = ("train.precision=bf16", "train.zero_stage=1")
+
+
+def on_two_ranks(folder: Path, *commands: list[str]) -> None:
+    launch.deepspeed(2, "tests.train.run_worker", write_list(folder, *commands), timeout=600)
+
+
+def write_list(folder: Path, *commands: list[str]) -> str:
+    path = folder / "commands.json"
+    path.write_text(json.dumps(commands))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def runs(synthetic, tmp_path_factory) -> Path:
+    """Uninterrupted runs on two ranks, and some that go on from their checkpoint of step 3."""
+    folder = tmp_path_factory.mktemp("runs")
+    on_two_ranks(
+        folder,
+        pretrain(synthetic, folder / "whole", "train.zero_stage=2"),
+        pretrain(synthetic, folder / "bf16", *BF16),
+        pretrain(
+            synthetic,
+            folder / "same",
+            "train.zero_stage=2",
+            f"run.resume={folder}/whole/checkpoints/step_00000003",
+        ),
+        pretrain(
+            synthetic,
+            folder / "bf16-on",
+            *BF16,
+            f"run.resume={folder}/bf16/checkpoints/step_00000003",
+        ),
+        # Last: from here on DeepSpeed has put its own linear layer in place of torch's.
+        pretrain(
+            synthetic,
+            folder / "stage3",
+            "train.zero_stage=3",
+            "deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
+            f"run.resume={folder}/whole/checkpoints/step_00000003",
+        ),
+    )
+    return folder
+
+
+def test_runs_are_whole(runs: Path) -> None:
+    for name in ("whole", "bf16"):
+        rows = training(runs / name)
+        assert sorted(rows) == list(STEPS)
+        assert rows[8]["loss"] < rows[1]["loss"]
+        assert len({row["batch_hash"] for row in rows.values()}) == 8
+        steps = sorted(p.name for p in (runs / name / "checkpoints").glob("step_*"))
+        assert steps == ["step_00000003", "step_00000006", "step_00000008"]
+
+
+@pytest.mark.parametrize(("name", "before"), [("same", "whole"), ("bf16-on", "bf16")])
+def test_continued_run_equals_the_uninterrupted_one_bit_for_bit(
+    runs: Path, name: str, before: str
+) -> None:
+    want = exact(runs / before)
+    assert exact(runs / name) == {step: want[step] for step in range(4, 9)}
+    assert_same_tensors(runs / name, runs / before)
+
+
+def assert_same_tensors(a: Path, b: Path) -> None:
+    """The last checkpoints of two runs on equally many ranks hold the same bytes."""
+    first, second = (manifest(run / "checkpoints/step_00000008")["files"] for run in (a, b))
+    tensors = [name for name in first if name.endswith(".safetensors")]
+    assert len(tensors) == 4
+    for name in tensors:
+        assert first[name]["sha256"] == second[name]["sha256"], name
+
+
+def assert_close(run: Path, want: Path, steps: range) -> None:
+    """Same samples; losses within 1e-5, as sums are taken in another order."""
+    got, expected = training(run), training(want)
+    assert sorted(got) == list(steps)
+    for step in steps:
+        assert got[step]["batch_hash"] == expected[step]["batch_hash"]
+        assert got[step]["samples_seen"] == 32 * step
+        losses = [key for key in got[step] if key.endswith("loss")]
+        assert len(losses) > 8
+        for key in losses:
+            assert got[step][key] == pytest.approx(expected[step][key], rel=1e-5), (step, key)
+
+
+def test_another_stage_on_the_same_ranks(runs: Path) -> None:
+    assert_close(runs / "stage3", runs / "whole", range(4, 9))
+
+
+@pytest.mark.slow
+def test_two_ranks_to_one_and_back(runs: Path, synthetic: Path, tmp_path: Path) -> None:
+    """2 ranks at stage 3 ▶ 1 rank at stage 1 ▶ 2 ranks at stages 0 and 2."""
+    one = pretrain(
+        synthetic,
+        tmp_path / "one",
+        "train.zero_stage=1",
+        f"run.resume={runs}/stage3/checkpoints/step_00000006",
+    )
+    one[one.index("train.save_every=3")] = "train.save_every=1"
+    assert cli.main(one) == 0
+    assert_close(tmp_path / "one", runs / "whole", range(7, 9))
+    back = f"run.resume={tmp_path}/one/checkpoints/step_00000007"
+    on_two_ranks(
+        tmp_path,
+        pretrain(synthetic, tmp_path / "zero", "train.zero_stage=0", back),
+        pretrain(synthetic, tmp_path / "two", "train.zero_stage=2", back),
+    )
+    assert_close(tmp_path / "zero", runs / "whole", range(8, 9))
+    assert_close(tmp_path / "two", runs / "whole", range(8, 9))
+
+
+def test_one_rank_from_two(runs: Path, synthetic: Path, tmp_path: Path) -> None:
+    source = f"run.resume={runs}/whole/checkpoints/step_00000003"
+    assert cli.main(pretrain(synthetic, tmp_path / "one", "train.zero_stage=0", source)) == 0
+    assert_close(tmp_path / "one", runs / "whole", range(4, 9))
+
+
+def start(commands: str, slow_checkpoints: float = 0.0) -> subprocess.Popen[str]:
+    """The launcher in a process group of its own, so that all of it can be killed at once."""
+    command, environment = launch.command(2, "tests.train.run_worker", commands)
+    environment["SLOW_CHECKPOINTS"] = str(slow_checkpoints)
+    return subprocess.Popen(
+        command,
+        cwd=launch.ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_when(process: subprocess.Popen[str], ready, what: str) -> None:
+    """SIGKILL every process of the run as soon as `ready()`."""
+    deadline = time.monotonic() + 240
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"no {what}: {process.communicate()[0][-4000:]}")
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_killed_run_equals_the_uninterrupted_one(
+    runs: Path, synthetic: Path, tmp_path: Path, workers: int
+) -> None:
+    """Killed in the first steps, while a checkpoint is written, and after one; then to the end."""
+    run = tmp_path / "killed"
+    arguments = pretrain(synthetic, run, "train.zero_stage=2", f"data.workers={workers}")
+    commands = write_list(tmp_path, arguments)
+    partial = run / "checkpoints/.step_00000003.partial"
+
+    kill_when(start(commands), lambda: 2 in training(run), "step 2")
+    assert 3 not in training(run) or not (run / "checkpoints/latest").exists()
+    process = start(commands, slow_checkpoints=30)
+    kill_when(process, lambda: list(partial.glob("optimizer-*-of-00002*")), "half a checkpoint")
+    assert not list((run / "checkpoints").glob("step_*"))
+    kill_when(start(commands), lambda: 5 in training(run), "step 5")
+
+    on_two_ranks(tmp_path, arguments)
+    assert exact(run) == exact(runs / "whole")
+    assert_same_tensors(run, runs / "whole")
+    assert not list((run / "checkpoints").glob(".*"))
+    resumes = [row["step"] for row in read_metrics(run / "metrics.jsonl") if "event" in row]
+    assert resumes[0] == 3
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+    runs: Path, synthetic: Path, tmp_path: Path, capfd
+) -> None:
+    run = Path(shutil.copytree(runs / "whole", tmp_path / "done"))
+    before = exact(run)
+    assert cli.main(pretrain(synthetic, run, "train.zero_stage=2")) == 0
+    assert "done already (8 steps)" in capfd.readouterr().err
+    assert exact(run) == before
+    assert_same_tensors(run, runs / "whole")
+
+
+OTHER_ORDERS = [
+    "run.seed=1",
+    "data.streams=4",
+    "data.global_batch_size=64",
+    "data.sources.synthetic.splits=[val]",
+    "data.sources.synthetic.splits=[train,val]",
+    "data.block_shards=2",
+]
+
+
+@pytest.mark.parametrize("change", OTHER_ORDERS)
+@pytest.mark.parametrize("how", ["auto", "path"])
+def test_checkpoint_of_another_order_is_refused(
+    runs: Path, synthetic: Path, tmp_path: Path, capfd, change: str, how: str
+) -> None:
+    run = Path(shutil.copytree(runs / "whole", tmp_path / "run"))
+    target = tmp_path / "new" if how == "path" else run
+    before = contents(run)
+    extra = [f"run.resume={run}"] if how == "path" else []
+    assert cli.main(pretrain(synthetic, target, change, *extra)) == 2
+    message = capfd.readouterr().err
+    assert len(message.splitlines()) == 1
+    assert "was trained on another order of data" in message
+    assert contents(run) == before
+    assert not (tmp_path / "new").exists()
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("model.embed_dim=24", "projections.image.weight has shape [32, 16], the model's is [24"),
+        ("objectives.masked_image=null", "is of another model"),
+        ("run.resume=never", "is in use, and run.resume is never"),
+        ("eval.sources.held_out.path=nowhere", "eval.sources.held_out"),
+    ],
+)
+def test_refused_in_a_used_folder(
+    runs: Path, synthetic: Path, tmp_path: Path, capfd, change: str, message: str
+) -> None:
+    run = Path(shutil.copytree(runs / "whole", tmp_path / "run"))
+    before = contents(run)
+    assert cli.main(pretrain(synthetic, run, change)) == 2
+    said = capfd.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert message in said
+    assert contents(run) == before
+
+
+def test_data_that_changed_under_the_run_stop_it(
+    runs: Path, synthetic: Path, tmp_path: Path, capfd
+) -> None:
+    """A step that ran before on other samples is an error: metrics.jsonl would tell of two runs."""
+    run = Path(shutil.copytree(runs / "whole", tmp_path / "run"))
+    metrics = run / "metrics.jsonl"
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    for row in rows:
+        row["batch_hash"] = "0" * 40
+    metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    shutil.rmtree(run / "checkpoints/step_00000008")
+    shutil.rmtree(run / "checkpoints/step_00000006")
+    assert cli.main(pretrain(synthetic, run, "train.zero_stage=2")) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert said[-1].startswith("mmfm pretrain: error: step 4 was run on other samples before")
