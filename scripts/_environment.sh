@@ -20,8 +20,8 @@ prepare_environment() {
 }
 
 _fail() {
-    echo "${0##*/}: $*" >&2
-    exit 1
+    echo "scripts/${0##*/}: $*" >&2
+    exit 2
 }
 
 _python() {
@@ -39,13 +39,18 @@ _python() {
 _make_venv() {
     [[ -x $VENV/bin/pip ]] && return
     local python
-    python=$(_python) || exit 1
+    python=$(_python) || exit 2
     echo "making .venv with $("$python" --version)"
     # Debian's Python comes without ensurepip; its pip, where there is one, can help out.
     "$python" -m venv "$VENV" >/dev/null 2>&1 ||
         { "$python" -m venv --clear --without-pip "$VENV" &&
             "$python" -m pip --quiet --python "$VENV/bin/python" install pip; } >/dev/null 2>&1 ||
         { rm -rf "$VENV" && _fail "$python can't make an environment: apt-get install python3.11-venv"; }
+}
+
+_reason() {
+    grep -iE '^ *error: ' "$1" | grep -v subprocess-exited | tail -n 1 | sed 's/^ *//' | grep . ||
+        tail -n 1 "$1"
 }
 
 _install() {
@@ -59,7 +64,7 @@ _install() {
         sleep 2
     done
     [[ ! -t 1 ]] || echo
-    wait $installer || _fail "the installation failed: $(grep -m1 -i '^error' "$log" ||
-        tail -n 1 "$log") (${log#"$ROOT/"} has the rest); mend it and run the same command again"
+    wait $installer || _fail "the installation failed: $(_reason "$log") (${log#"$ROOT/"} has the" \
+        "rest). Is there a network, and space on the disk? Then run the same command again"
     echo "installed in $((SECONDS - start)) s"
 }
