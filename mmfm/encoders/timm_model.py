@@ -33,12 +33,14 @@ DATA_KEYS = ("input_size", "mean", "std", "interpolation")
 class Config(EncoderConfig):
     """`name`: a timm model, `pretrained` from the hub or not; or `weights`: a folder with one.
 
+    `image_size`: other than the network's own, for those that take any (convolutional ones).
     `token_grid`: average the feature map to k×k tokens; unset, each place of the map is a token.
     """
 
     name: str | None = None
     weights: Path | None = None
     pretrained: bool = False
+    image_size: int | None = None
     token_grid: int | None = None
 
     def __post_init__(self) -> None:
@@ -47,6 +49,8 @@ class Config(EncoderConfig):
             raise ValueError("name a timm model (name: ...) or a folder with one (weights: ...)")
         if self.weights is not None and self.pretrained:
             raise ValueError("weights and pretrained exclude each other: keep one of them")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size = {self.image_size} must be at least 1")
         if self.token_grid is not None and self.token_grid < 1:
             raise ValueError(f"token_grid = {self.token_grid} must be at least 1")
 
@@ -82,6 +86,8 @@ class TimmModel(Encoder):
         self.model: Any = model
         self.token_grid = config.token_grid
         data = timm.data.resolve_data_config(pretrained_cfg=dict(settings))
+        if config.image_size is not None:
+            data["input_size"] = (3, config.image_size, config.image_size)
         self.image_size = data["input_size"][-1]
         if tuple(data["input_size"]) != (3, self.image_size, self.image_size):
             raise ValueError(f"{architecture}: input_size {data['input_size']} is not [3, S, S]")
@@ -113,7 +119,9 @@ class TimmModel(Encoder):
     def encode(
         self, inputs: Tensor, valid: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        features = self.model.forward_features(inputs.to(next(self.model.parameters()).dtype))
+        inputs = inputs.to(next(self.model.parameters()).dtype)
+        # Depthwise convolutions run about 1.4 times as fast on CPU in this layout.
+        features = self.model.forward_features(inputs.contiguous(memory_format=torch.channels_last))
         map_BDHW = self._map(features)
         if self.own_pooling:
             pooled = map_BDHW.mean(dim=(2, 3))
@@ -150,7 +158,15 @@ class TimmModel(Encoder):
     def _probe(self) -> tuple[int, int]:
         """The grid of tokens, from a run: not every timm model tells its stride."""
         self.eval()
-        features = self.model.forward_features(torch.zeros(1, 3, self.image_size, self.image_size))
+        try:
+            features = self.model.forward_features(
+                torch.zeros(1, 3, self.image_size, self.image_size)
+            )
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.description['architecture']} does not take pictures of image_size = "
+                f"{self.image_size}: {error}"
+            ) from None
         height, width = self._map(features).shape[2:]
         if self.token_grid is None:
             return height, width

@@ -205,3 +205,18 @@ def test_bad_settings_are_refused(folder):
     )
     with pytest.raises(ValueError, match="can't read the weights"):
         _build(weights=folder)
+
+
+def test_another_image_size_reaches_the_pipeline_and_the_assets(tmp_path):
+    encoder = _build(name="test_efficientnet", image_size=64).eval()
+    own = _build(name="test_efficientnet").eval()
+    assert encoder.spec["size"] == 64 != own.spec["size"]
+    assert encoder.grid == (2, 2)
+    encoder.save_assets(tmp_path)
+    again = config(type="timm_model", name="test_efficientnet", image_size=64).build(tmp_path)
+    assert again.spec == encoder.spec
+
+
+def test_a_network_of_one_size_refuses_another():
+    with pytest.raises(ValueError, match="does not take pictures of image_size = 64"):
+        _build(name="test_vit3", image_size=64)
