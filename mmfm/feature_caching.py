@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,19 @@ def open_caches(
 
 
 def fingerprint(encoder: Encoder) -> str:
-    """What the outputs depend on beside the input: the weights and how inputs are prepared."""
+    """What the outputs depend on beside the input: the weights, and how inputs are prepared, the
+    content of a tokenizer included.
+    """
     about = {"spec": encoder.spec, "settings": encoder.settings}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.save_assets(Path(folder))
+        for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+            digest.update(file.name.encode())
+            digest.update(file.read_bytes())
     return digest.hexdigest()
 
 
