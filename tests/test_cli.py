@@ -164,12 +164,13 @@ def test_one_line_from_three_ranks(synthetic: Path, tmp_path: Path) -> None:
     assert not run.exists()
 
 
-def damage(data: Path, shards: str, ending: str, number: int) -> list[str]:
-    """Overwrite the start of the first `number` files with an ending in each shard; their ids."""
+def damage(data: Path, shards: str, ending: str, number: int, first: int = 0) -> list[str]:
+    """Overwrite the start of `number` files with an ending in each shard; the samples' ids."""
     ids = []
     for shard in sorted(data.glob(f"{shards}.tar")):
         with tarfile.open(shard) as tar:
-            members = [m for m in tar.getmembers() if m.name.endswith(ending)][:number]
+            members = [m for m in tar.getmembers() if m.name.endswith(ending)]
+            members = members[first : first + number]
             for member in members:
                 meta = tar.extractfile(member.name.replace(ending, ".json"))
                 assert meta is not None
@@ -203,6 +204,19 @@ def test_too_many_bad_samples_stop_all_ranks(synthetic: Path, tmp_path: Path) ->
     assert done.returncode == 2
     assert len(said_by_mmfm(done.stderr)) == 1
     assert "samples were bad, more than data.max_bad_share = 0.001" in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_an_error_on_one_rank_stops_all(synthetic: Path, tmp_path: Path) -> None:
+    """Of the complete samples, those of stream 1 are all bad: the second rank alone meets that."""
+    data, run = Path(shutil.copytree(synthetic, tmp_path / "data")), tmp_path / "run"
+    damage(data, "train-audio_image_text-000000", ".png", 19, first=15)
+    words = pretrain(data, run, "data.max_bad_share=1")
+    done = deepspeed(2, "mmfm", *words, check=False, timeout=200)
+    assert done.returncode == 2
+    assert len(said_by_mmfm(done.stderr)) == 1
+    assert "bad sample in 'audio+image+text', stream 1: all 17" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
