@@ -111,6 +111,8 @@ class Predictor:
         for modality, items in inputs.items():
             if modality not in transforms:
                 raise ValueError(f"no modality {modality!r}; the model has {', '.join(transforms)}")
+            if isinstance(items, str | bytes | Path):  # a string would be taken letter by letter
+                raise ValueError(f"{modality} must be a list of items, not {type(items).__name__}")
             transform, parts = transforms[modality], []
             for start in range(0, len(items), batch_size):
                 chosen = [transform.content_of(item) for item in items[start : start + batch_size]]

@@ -185,6 +185,11 @@ def test_components_by_short_and_dotted_type(tmp_path: Path, monkeypatch) -> Non
             from_dict(Outer, {"name": "n", "encoder": {"type": kind}})
 
 
+def test_a_module_in_a_folder_below_the_package_has_a_dotted_type() -> None:
+    deep = type("Config", (), {"__module__": "mmfm.encoders.vendor.net"})()
+    assert config.component_type(deep, "mmfm.encoders") == "mmfm.encoders.vendor.net"
+
+
 def test_a_default_component_type() -> None:
     marker = Component("mmfm.fusion", default="late")
     got = config.component({}, marker, "fusion")

@@ -173,6 +173,9 @@ def test_modalities_and_batches_do_not_touch_each_other(predictor: Predictor, sa
 def test_what_can_not_be_encoded(predictor: Predictor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no modality 'video'; the model has image, text, audio"):
         predictor.encode(video=[b""])
+    for one in ("a red dot", b"", tmp_path):
+        with pytest.raises(ValueError, match="text must be a list of items, not"):
+            predictor.encode(text=one)
     with pytest.raises(BadSample, match="image unreadable"):
         predictor.encode(image=[b"no picture"])
     with pytest.raises(ValueError, match=r"gone\.png can't be read"):

@@ -19,7 +19,7 @@ def masked_read(modality: str, context: list[str] | None, model: Model) -> tuple
     if modality not in model.encoders:
         raise ValueError(f"modality {modality!r}: the model has only {', '.join(model.encoders)}")
     if model.fusion is None:
-        if context not in (None, [modality]):
+        if context not in (None, [], [modality]):
             raise ValueError(f"context = {context!r} needs model.fusion, which is null")
         return Read("masked", (modality,)), model.encoder(modality).width
     modalities = set(model.encoders) if context is None else {modality, *context}

@@ -1,7 +1,7 @@
 """The command `mmfm pretrain`.
 
-    mmfm pretrain configs/pretrain/tiny.yaml deepspeed --num_gpus 2 --module mmfm pretrain
-    configs/pretrain/quickstart.yaml train.zero_stage=2
+    mmfm pretrain configs/pretrain/tiny.yaml
+    deepspeed --num_gpus 2 --module mmfm pretrain configs/pretrain/quickstart.yaml run.seed=1
 
 The same command again continues the run, on any number of ranks that divides `data.streams`.
 """

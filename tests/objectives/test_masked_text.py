@@ -49,7 +49,9 @@ def test_what_the_fusion_sees(tokenizer) -> None:
     assert build(tokenizer, context=["image"]).objectives["mlm"].reads == (
         Read("masked", ("image", "text"), fused=True),
     )
-    assert build(tokenizer, fusion=False).objectives["mlm"].reads == (Read("masked", ("text",)),)
+    for context in (None, [], ["text"]):
+        alone = build(tokenizer, fusion=False, context=context).objectives["mlm"].reads
+        assert alone == (Read("masked", ("text",)),)
 
 
 def test_the_loss_feels_the_context_and_nothing_else(tokenizer) -> None:
