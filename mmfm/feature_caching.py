@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 from mmfm import distributed
+from mmfm.data.cache_build import build_cache
 from mmfm.data.decode import build_transforms
-from mmfm.data.feature_cache import FeatureCache, build_cache
+from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.transforms.base import Transform
 from mmfm.encoders.base import Encoder
 from mmfm.model import Model
+from mmfm.progress import Bar
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +58,9 @@ def fingerprint(encoder: Encoder) -> str:
     """What the outputs depend on beside the input: the weights, and how inputs are prepared, the
     content of a tokenizer included.
     """
-    about = {"spec": encoder.spec, "settings": encoder.settings}
+    # Where the tokenizer lies is no part of it: what is in it comes with the assets.
+    spec = {key: value for key, value in encoder.spec.items() if key != "tokenizer"}
+    about = {"spec": spec, "settings": encoder.settings}
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, tensor in encoder.state_dict().items():
         digest.update(name.encode())
@@ -88,16 +92,18 @@ def _fill(
         tokens, pooled = encoder(inputs, mask)
         return tokens, encoder.token_valid(inputs, mask), pooled
 
-    report = build_cache(
-        cache,
-        sources,
-        modality,
-        transform,
-        encode,
-        rank=distributed.rank(),
-        world_size=distributed.world_size(),
-        train=train,
-    )
+    with Bar(f"encoding {modality} once", show=distributed.is_main()) as bar:
+        report = build_cache(
+            cache,
+            sources,
+            modality,
+            transform,
+            encode,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            train=train,
+            progress=bar.update,
+        )
     distributed.barrier()
     cache.refresh()
     if distributed.is_main():

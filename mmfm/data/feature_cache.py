@@ -6,7 +6,8 @@ key)` holds, for the encoder with the fingerprint `key`, each content's tokens [
 [L] and its pooled output [D]:
 
     cache = FeatureCache(folder, key)
-    build_cache(cache, sources, "image", transform, encode)  # encode: inputs ▶ tokens, mask, pooled
+    with cache.writer() as writer:  # or `mmfm.data.cache_build.build_cache` for whole data sets
+        writer.add(content, output)
     cache.get(content).pooled
 
 Files: one folder for each key, in it one folder for each part, ``keys.npy lengths.npy tokens.bin
@@ -19,8 +20,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -28,17 +27,9 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
-
-from mmfm.data.manifest import Manifest
-from mmfm.data.reader import RawSample, SampleReader
-from mmfm.data.transforms.base import BadSample, Transform
 
 _FORMAT = 1
 _PART_BYTES = 1 << 28
-
-Encode = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor | None, Tensor]]
-"""The batch keys of one modality ▶ tokens [B, L, D], their mask [B, L] or None, pooled [B, D]."""
 
 
 class CachedOutput(NamedTuple):
@@ -118,7 +109,7 @@ class FeatureCache:
 
     def _find(self, content: bytes) -> tuple[int, int] | None:
         self._load()
-        high, low = _split(_hash(content))
+        high, low = _split(content_hash(content))
         at = int(np.searchsorted(self._keys[:, 0], high))
         while at < len(self._keys) and self._keys[at, 0] == high:
             if self._keys[at, 1] == low:
@@ -187,7 +178,7 @@ class CacheWriter:
         self._files["tokens"].write(tokens.tobytes())
         self._files["mask"].write(output.mask.astype(np.uint8).tobytes())
         self._files["pooled"].write(pooled.tobytes())
-        self._keys.append(_split(_hash(content)))
+        self._keys.append(_split(content_hash(content)))
         self._lengths.append(len(tokens))
         if self._files["tokens"].tell() >= self.part_bytes:
             self.finish_part()
@@ -222,114 +213,6 @@ class CacheWriter:
         self._files = {}
 
 
-@dataclass
-class BuildReport:
-    """What `build_cache` did on this rank: contents encoded or there already, bad samples."""
-
-    encoded: int
-    present: int
-    bad: Counter[str]
-
-
-def build_cache(
-    cache: FeatureCache,
-    sources: Sequence[tuple[str, Manifest]],
-    modality: str,
-    transform: Transform,
-    encode: Encode,
-    *,
-    batch_size: int = 64,
-    rank: int = 0,
-    world_size: int = 1,
-    train: bool = True,
-) -> BuildReport:
-    """Encode every content of `modality` in `sources` that `cache` lacks.
-
-    Rank r of W reads the samples r, r + W, …; all of a sample's texts are contents of their own.
-    Unless `train`, only the one content that evaluation uses is encoded.
-    Inputs are those of evaluation, without augmentation. There is no communication: call a barrier,
-    then `cache.refresh()`, before the outputs of other ranks are read.
-    """
-    report = BuildReport(0, 0, Counter())
-    done: set[bytes] = set()
-    batch: dict[bytes, Any] = {}
-    unused = np.random.default_rng(0)
-    with cache.writer(rank) as writer:
-
-        def flush() -> None:
-            if batch:
-                _encode_batch(writer, modality, transform, encode, batch)
-                report.encoded += len(batch)
-                batch.clear()
-
-        for raw in _samples_with(modality, sources, rank, world_size, report.bad):
-            try:
-                if train:
-                    contents = transform.contents(raw.files, raw.meta)
-                else:
-                    contents = [transform.choose(raw.files, raw.meta, unused, False)]
-                for content in contents:
-                    digest = _hash(content)
-                    if digest in done:
-                        continue
-                    done.add(digest)
-                    if content in cache:
-                        report.present += 1
-                        continue
-                    batch[content] = transform.decode_content(content, unused, False)
-            except BadSample as bad:
-                report.bad[bad.reason] += 1
-            if len(batch) >= batch_size:
-                flush()
-        flush()
-    cache.refresh()
-    return report
-
-
-def _samples_with(
-    modality: str,
-    sources: Sequence[tuple[str, Manifest]],
-    rank: int,
-    world_size: int,
-    bad: Counter[str],
-) -> Iterator[RawSample]:
-    """This rank's samples that have `modality`; those that can't be read are counted in `bad`."""
-    reader = SampleReader(sources)
-    number = 0
-    for source, (_, manifest) in enumerate(sources):
-        for shard in range(len(manifest.shards)):
-            entries = manifest.index(shard)
-            has = [modality in name.split("+") for name in entries.set_names]
-            for index in range(len(entries)):
-                if not has[entries.set_codes[index]]:
-                    continue
-                if number % world_size == rank:
-                    try:
-                        yield reader.read(source, shard, index)
-                    except BadSample as problem:
-                        bad[problem.reason] += 1
-                number += 1
-
-
-def _encode_batch(
-    writer: CacheWriter,
-    modality: str,
-    transform: Transform,
-    encode: Encode,
-    batch: Mapping[bytes, Any],
-) -> None:
-    tokens_BLD, mask_BL, pooled_BD = encode(transform.collate(list(batch.values())))
-    tokens, pooled = (t.detach().float().cpu().numpy() for t in (tokens_BLD, pooled_BD))
-    mask = np.ones(tokens.shape[:2], np.bool_) if mask_BL is None else mask_BL.cpu().numpy()
-    if not len(tokens) == len(mask) == len(pooled) == len(batch):
-        raise ValueError(f"encoding {len(batch)} inputs of {modality!r} gave {len(tokens)} outputs")
-    for row, content in enumerate(batch):
-        # Without this batch's padding; a gap before the last valid token is a grid position.
-        length = int(np.flatnonzero(mask[row]).max(initial=-1)) + 1
-        output = CachedOutput(tokens[row, :length], mask[row, :length], pooled[row])
-        writer.add(content, output)
-
-
 def _open_part(folder: Path, dtype: str) -> tuple[_Part, NDArray[np.uint64]]:
     about = json.loads((folder / "part.json").read_text(encoding="utf-8"))
     keys = np.load(folder / "keys.npy", allow_pickle=False)
@@ -354,7 +237,7 @@ def _open_part(folder: Path, dtype: str) -> tuple[_Part, NDArray[np.uint64]]:
     return part, keys
 
 
-def _hash(content: bytes) -> bytes:
+def content_hash(content: bytes) -> bytes:
     return blake2b(content, digest_size=16).digest()
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mmfm.config import from_dict
 from mmfm.data import feature_cache
-from mmfm.data.feature_cache import CachedOutput, CacheWriter, FeatureCache, build_cache
+from mmfm.data.cache_build import build_cache
+from mmfm.data.feature_cache import CachedOutput, CacheWriter, FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline
 from mmfm.data.sequential import SequentialData
