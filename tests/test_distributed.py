@@ -65,9 +65,9 @@ def _rank(rank: int, folder: str) -> None:
     (distributed.all_gather_rows_with_grad(x) ** 2 * weights).sum().backward()
     seen["grad"] = x.grad.tolist()
     # What else takes part in the same sum must not feel the all-reduce.
-    other = torch.zeros(4, requires_grad=True)
-    y = torch.ones(2, requires_grad=True)
-    (distributed.all_gather_rows_with_grad(y) + other).backward(torch.full((4,), 1.0 + rank))
+    other, y = torch.zeros(4, requires_grad=True), torch.ones(2, requires_grad=True)
+    before = other * 1.0  # made first, so its backward comes after that of the gathering
+    (distributed.all_gather_rows_with_grad(y) + before).backward(torch.full((4,), 1.0 + rank))
     seen["other"] = other.grad.tolist()
     seen["y"] = y.grad.tolist()
     distributed.barrier()

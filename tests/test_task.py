@@ -198,6 +198,30 @@ def test_views_and_modalities_have_dropout_of_their_own(noisy) -> None:
     assert torch.equal(one, other)
 
 
+def test_equal_encoders_of_two_modalities_drop_other_units(tokenizer) -> None:
+    settings = tiny.task_settings(tokenizer, dropout=0.3)
+    image = settings["model"]["encoders"]["image"]
+    settings["model"] |= {"encoders": {"image": image, "depth": dict(image)}, "fusion": None}
+    settings["objectives"] = {"c": {"type": "contrastive", "pairs": [["image", "depth"]]}}
+    task = PretrainTask.build(from_dict(PretrainTaskConfig, settings)).train()
+    encoders = task.model.encoders
+    encoders["depth"].load_state_dict(encoders["image"].state_dict())
+    batch = {k: tiny.make_batch(0)[k] for k in ("image", "sample_id")}
+    batch |= {"depth": batch["image"], "dropout_seed": 4}
+    batch["rows"] = {m: torch.arange(len(batch["image"])) for m in ("image", "depth")}
+    read = Read("clean", ("image", "depth"))
+
+    def pooled() -> list[Tensor]:
+        found = task(batch, reads=[read]).features[read].pooled
+        return [found["image"], found["depth"]]
+
+    one, other = pooled()
+    assert not torch.equal(one, other)
+    task.eval()
+    one, other = pooled()
+    assert torch.equal(one, other)
+
+
 def test_no_seed_no_reseeding(noisy) -> None:
     """In a loop of one's own without `dropout_seed`, torch's own generator goes on."""
     batch = noisy.prepare(tiny.make_batch(0))

@@ -122,6 +122,24 @@ def test_corruption_has_the_proportions_of_transformers_collator(tokenizer) -> N
         assert abs(one - other) < 7 * (about * (1 - about) / samples) ** 0.5 + 0.001
 
 
+def test_what_becomes_of_a_word_does_not_depend_on_how_it_was_chosen(tokenizer) -> None:
+    """The proportions hold among the words that the task's own masks choose, few or many."""
+    n = 6000
+    batch = {
+        "text": torch.randint(10, 250, (n, 8), generator=torch.Generator().manual_seed(0)),
+        "mask_seed": torch.arange(n),
+        "rows": {"text": torch.arange(n)},
+    }
+    for ratio in (0.15, 0.5):
+        task = build(tokenizer, mask_ratio=ratio)
+        encoder, masked = task.model.encoder("text"), task.prepare(batch)["masks"]["text"]
+        after = encoder.mask_inputs(batch["text"], masked, batch["mask_seed"])
+        got = shares(batch["text"], after, masked, encoder.tokenizer.mask_id)
+        samples = int(masked.sum())
+        for one, about in zip(got, (0.8, 0.1, 0.1), strict=True):
+            assert abs(one - about) < 5 * (about * (1 - about) / samples) ** 0.5 + 0.001
+
+
 def test_random_words_are_any_word_but_special_ones(tokenizer) -> None:
     encoder = build(tokenizer).model.encoder("text")
     own = encoder.tokenizer
