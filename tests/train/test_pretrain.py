@@ -191,11 +191,33 @@ def test_smallest_run_learns(tmp_path: Path, capfd) -> None:
     for name in ("image_to_text", "text_to_image", "image_to_audio", "audio_to_image"):
         score = scores[f"{name}_R@5"]
         assert score["ci95"][0] > 1.5 * score["chance"], name
+
     shape = tmp_path / "shape"
-    config = TINY.replace("pretrain", "finetune")
-    paths = [w for w in on(folder, shape) if "tokenizer" not in w]
-    assert cli.main(["finetune", config, *paths, f"init={run}"]) == 0
+    assert cli.main(finetune(folder, run, shape)) == 0
     rows = [r for r in read_metrics(shape / "metrics.jsonl") if r.get("metric") == "accuracy"]
-    assert [r["step"] for r in rows] == [0, 100]
+    assert [r["step"] for r in rows] == [0, 200]
     assert rows[1]["value"] > 2 * rows[1]["chance"]
     assert f"before {rows[0]['value']:.4f}  after {rows[1]['value']:.4f}" in capfd.readouterr().out
+
+    names = tmp_path / "names"
+    assert cli.main(finetune(folder, run, names, *RETRIEVAL)) == 0
+    found = [r for r in read_metrics(names / "metrics.jsonl") if "metric" in r]
+    before = {r["metric"]: r["value"] for r in found if r["step"] == 0}
+    after = {r["metric"]: r["value"] for r in found if r["step"] == 100}
+    for name in ("image_to_text_R@1", "text_to_image_R@1"):
+        assert before[name] == scores[name]["value"]  # the same model on the same pictures
+        assert after[name] >= before[name]
+
+
+RETRIEVAL = (
+    "head={type: retrieval, pairs: [[image, text]]}",
+    "eval.tasks={names: {type: retrieval, query: {source: held_out, modality: image}, "
+    "gallery: {source: held_out, modality: text}}}",
+    "train.max_steps=100",
+    "optim.lr=1e-3",
+)
+
+
+def finetune(data: Path, init: Path, run: Path, *more: str) -> list[str]:
+    paths = [word for word in on(data, run) if "tokenizer" not in word]
+    return ["finetune", TINY.replace("pretrain", "finetune"), *paths, f"init={init}", *more]
