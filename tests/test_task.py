@@ -198,6 +198,16 @@ def test_views_and_modalities_have_dropout_of_their_own(noisy) -> None:
     assert torch.equal(one, other)
 
 
+def test_the_fusions_dropout_is_independent_of_what_else_is_read(noisy) -> None:
+    batch = {**tiny.make_batch(0), "dropout_seed": 3}
+    fused, other = Read("clean", ("image", "text"), fused=True), Read("clean", ("audio",))
+    alone = noisy(batch, reads=[fused]).features[fused].fused_pooled
+    beside = noisy(batch, reads=[other, fused]).features[fused].fused_pooled
+    assert torch.equal(alone, beside)
+    batch["dropout_seed"] = 4
+    assert not torch.equal(alone, noisy(batch, reads=[fused]).features[fused].fused_pooled)
+
+
 def test_equal_encoders_of_two_modalities_drop_other_units(tokenizer) -> None:
     settings = tiny.task_settings(tokenizer, dropout=0.3)
     image = settings["model"]["encoders"]["image"]

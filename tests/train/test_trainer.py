@@ -201,6 +201,20 @@ def test_dropout_follows_the_seed_and_the_step(tokenizer, group) -> None:
     assert again.step(batches(), lr=0.0) == one  # as after a resume
 
 
+def test_grad_cache_over_four_parts_is_the_same_training(tokenizer, group) -> None:
+    """The temperature's gradient included, which must count once and not four times."""
+    whole, split = trainer(tokenizer), trainer(tokenizer, parts=4)
+    start = weights(whole)
+    for step in range(2):
+        one, other = whole.step(batches(step)), split.step(batches(step, parts=4))
+        assert other.losses == pytest.approx(one.losses, rel=1e-5)
+        assert other.scalars == pytest.approx(one.scalars, rel=1e-5)
+    want, got = weights(whole), weights(split)
+    for name, weight in want.items():
+        moved = (weight - start[name]).norm()
+        assert (got[name] - weight).norm() <= 1e-4 * moved + 1e-6, name
+
+
 def test_grad_cache_with_dropout_is_the_same_training(tokenizer, group) -> None:
     """One micro-batch with and without: the passes of grad_cache must drop the same units."""
     plain, cached = (trainer(tokenizer, dropout=0.3, grad_cache=g) for g in (False, True))
