@@ -10,7 +10,7 @@ It knows no modality by name and no objective: what is computed is what a read a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,16 +34,25 @@ ENCODED = ("rows", "tokens", "valid", "pooled", "embedding", "kept", "masked", "
 @dataclass(kw_only=True)
 class ModelConfig:
     """`encoders`: one for each modality; `embed_dim`: the size of the shared space; `fusion`: none
-    unless given.
+    unless given. `projection_hidden`: the width of a hidden layer in the projections to the shared
+    space, which is what frozen encoders need; none: they are linear.
     """
 
     embed_dim: int = 256
+    projection_hidden: int | None = None
+    projection_dropout: float = 0.0
     encoders: dict[str, Annotated[Any, Component("mmfm.encoders")]]
     fusion: Annotated[Any | None, Component("mmfm.fusion")] = None
 
     def __post_init__(self) -> None:
         if self.embed_dim < 1:
             raise ValueError(f"embed_dim = {self.embed_dim} must be at least 1")
+        if self.projection_hidden is not None and self.projection_hidden < 1:
+            raise ValueError(f"projection_hidden = {self.projection_hidden} must be at least 1")
+        if not 0 <= self.projection_dropout < 1:
+            raise ValueError(f"projection_dropout = {self.projection_dropout} must be in [0, 1)")
+        if self.projection_dropout and self.projection_hidden is None:
+            raise ValueError("projection_dropout needs projection_hidden")
         if not self.encoders:
             raise ValueError("encoders: at least one modality is needed")
         if FUSED in self.encoders:
@@ -59,27 +68,39 @@ class ModelConfig:
         }
         widths = {m: encoder.width for m, encoder in encoders.items()}
         fusion = None if self.fusion is None else self.fusion.build(widths)
-        return Model(encoders, self.embed_dim, fusion)
+        return Model(encoders, self.embed_dim, fusion, self.projection)
+
+    def projection(self, width: int) -> nn.Module:
+        """[B,width] ▶ [B,embed_dim], not yet of length 1."""
+        if self.projection_hidden is None:
+            projection: nn.Module = nn.Linear(width, self.embed_dim, bias=False)
+        else:
+            projection = nn.Sequential(
+                nn.LayerNorm(width),
+                nn.Linear(width, self.projection_hidden),
+                nn.GELU(),
+                nn.Dropout(self.projection_dropout),
+                nn.Linear(self.projection_hidden, self.embed_dim, bias=False),
+            )
+        return projection.apply(init_weights)
 
 
 class Model(nn.Module):
     """Encoders, their projections to `embed_dim` and maybe a fusion; see `encode` and `fuse`."""
 
     def __init__(
-        self, encoders: Mapping[str, Encoder], embed_dim: int, fusion: Fusion | None
+        self,
+        encoders: Mapping[str, Encoder],
+        embed_dim: int,
+        fusion: Fusion | None,
+        projection: Callable[[int], nn.Module],
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.encoders = nn.ModuleDict(dict(encoders))
-        self.projections = nn.ModuleDict(
-            {m: nn.Linear(e.width, embed_dim, bias=False) for m, e in encoders.items()}
-        )
+        self.projections = nn.ModuleDict({m: projection(e.width) for m, e in encoders.items()})
         self.fusion = fusion
-        self.fused_projection: nn.Linear | None = None
-        self.projections.apply(init_weights)
-        if fusion is not None:
-            self.fused_projection = nn.Linear(fusion.width, embed_dim, bias=False)
-            self.fused_projection.apply(init_weights)
+        self.fused_projection = None if fusion is None else projection(fusion.width)
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:

@@ -336,3 +336,33 @@ def test_bad_settings_name_their_place(settings):
         dataclasses.replace(config, encoders={"fused": config.encoders["image"]})
     with pytest.raises(ValueError, match="no encoder of 'video'; it has image, text, audio"):
         config.build().encode({"sample_id": []}, ["video"])
+
+
+def test_projections_with_a_hidden_layer(settings, batch):
+    wider = {**settings, "projection_hidden": 24, "projection_dropout": 0.5}
+    model = _build(wider)
+    features = model.encode(batch, MODALITIES)
+    fused = model.fuse(features, MODALITIES)
+    pooled = {m: features.pooled[m] for m in MODALITIES} | {"fused": fused.fused_pooled}
+    parts = {**dict(model.projections.items()), "fused": model.fused_projection}
+    for name, part in parts.items():
+        norm, first, _, _, last = part
+        by_hand = torch.nn.functional.gelu(first(norm(pooled[name]))) @ last.weight.T
+        by_hand = by_hand / by_hand.norm(dim=-1, keepdim=True)
+        found = fused.embedding["fused"] if name == "fused" else features.embedding[name]
+        assert_close(found, by_hand)
+    trained = model.train().encode(batch, ["image"]).embedding["image"]
+    assert not torch.allclose(trained, features.embedding["image"])  # the dropout is there
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"projection_hidden": 0}, "projection_hidden = 0"),
+        ({"projection_dropout": 0.1}, "needs projection_hidden"),
+        ({"projection_hidden": 8, "projection_dropout": 1.0}, r"must be in \[0, 1\)"),
+    ],
+)
+def test_bad_projections_are_refused(settings, change, message):
+    with pytest.raises(ConfigError, match=message):
+        from_dict(ModelConfig, {**settings, **change})

@@ -344,6 +344,12 @@ def test_which_text_is_used(text_spec: dict[str, Any]) -> None:
 
     assert chosen("random", True) == {b"a", b"b", b"c"}
     assert chosen("random", False) == chosen("first", True) == {b"a"}
+    assert chosen("first_of_language", True) == {b"a"}
+    meta = {"texts": {"en": ["a", "b"], "de": "c", "fr": ["d", "e"]}}
+    assert chosen("first_of_language", True) == {b"a", b"c", b"d"}
+    assert chosen("first_of_language", False) == {b"a"}
+    names = text.Config(caption="first_of_language", languages=["fr", "en"]).build(text_spec)
+    assert names.contents({}, meta) == [b"d", b"a"]  # all that training may draw, no more
 
 
 def test_bad_texts_have_a_reason(text_spec: dict[str, Any]) -> None:

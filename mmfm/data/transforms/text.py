@@ -25,11 +25,11 @@ META_KEY = "texts"
 
 @dataclass(kw_only=True)
 class Config:
-    """`caption`: which text training uses (evaluation always uses the first); `languages`: only
-    these, in order.
+    """`caption`: which text training uses (evaluation always uses the first): any, the first, or
+    the first of any language; `languages`: only these, in order.
     """
 
-    caption: Literal["random", "first"] = "random"
+    caption: Literal["random", "first", "first_of_language"] = "random"
     languages: list[str] | None = None
     max_characters: int = 20_000
 
@@ -65,12 +65,13 @@ class TextTransform(Transform):
         train: bool,
     ) -> bytes:
         contents = self.contents(files, meta)
-        draw = train and self.config.caption == "random" and len(contents) > 1
+        draw = train and self.config.caption != "first" and len(contents) > 1
         return contents[int(rng.integers(len(contents)))] if draw else contents[0]
 
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
         if META_KEY in meta:
-            found = _texts(meta[META_KEY], self.config.languages)
+            first = self.config.caption == "first_of_language"
+            found = _texts(meta[META_KEY], self.config.languages, first)
         elif "txt" in files:
             try:
                 found = [files["txt"].decode("utf-8")]
@@ -113,14 +114,17 @@ class TextTransform(Transform):
         return {"text": text, "text_mask": mask}
 
 
-def _texts(value: Any, languages: Sequence[str] | None) -> list[str]:
-    """All strings of a list, or of a mapping from language to a string or a list."""
+def _texts(value: Any, languages: Sequence[str] | None, first_of_each: bool) -> list[str]:
+    """All strings of a list, or of a mapping from language to a string or a list; or only the first
+    of each language (of a list without languages: the first).
+    """
     if isinstance(value, Mapping):
         names = value if languages is None else languages
         groups = [value[name] for name in names if name in value]
     else:
         groups = [value]
-    texts = [text for group in groups for text in (group if isinstance(group, list) else [group])]
+    lists = [group if isinstance(group, list) else [group] for group in groups]
+    texts = [text for group in lists for text in (group[:1] if first_of_each else group)]
     if not all(isinstance(text, str) for text in texts):
         raise BadSample("text not a string", detail=f"{META_KEY} holds {repr(value)[:100]}")
     return texts
