@@ -94,6 +94,8 @@ class Manifest:
             return cls._from_json(file, splits)
         if where.name == MANIFEST:
             raise ValueError(f"there is no manifest {where}")
+        if splits and not where.exists():
+            raise ValueError(f"there is no data at {path}: make it first (mmfm data make)")
         if splits:
             raise ValueError(
                 f"{path} has no {MANIFEST}, so it has no splits ({', '.join(splits)}): leave the"

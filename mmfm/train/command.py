@@ -16,7 +16,9 @@ from mmfm import distributed
 from mmfm.checkpoint import Checkpoint
 from mmfm.train.deepspeed_config import deepspeed_config
 from mmfm.train.engine import end_process_group, start_process_group
-from mmfm.train.loop import Run, check, resume_point, train
+from mmfm.train.loop import check, train
+from mmfm.train.resume import resume_point
+from mmfm.train.run import Run
 from mmfm.train.trainer import use_grad_cache
 
 WAIT_FOR_FIRST_RANK_S = 20.0

@@ -15,8 +15,8 @@ from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
 from mmfm.train.init_weights import start_from
 from mmfm.train.log import read_metrics
-from mmfm.train.loop import Run
 from mmfm.train.recipe import FinetuneConfig, load_finetune
+from mmfm.train.run import Run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +31,10 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     """
     recipe = load_finetune(config, overrides)
     label = find_label(recipe)
+    if recipe.freeze != "none":
+        # In the recipe, so that the checkpoint says it too.
+        for encoder in recipe.model.encoders.values():
+            encoder.frozen = True
     torch.manual_seed(recipe.run.seed)
     found = None if recipe.init is None else Checkpoint.open(recipe.init)
     task = FinetuneTask.build(
@@ -38,7 +42,8 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     )
     if found is not None:
         start_from(task.model, found)
-    freeze(task, recipe.freeze)
+    if recipe.freeze == "model":
+        task.model.requires_grad_(False)
     return Run(recipe, task, label, evaluate_first=True)
 
 
@@ -56,19 +61,6 @@ def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:
         there = ", ".join(sorted(fields)) or "none"
         raise ConfigError(f"head.label = {field!r}: the data have the labels {there}")
     return field, sorted(names)
-
-
-def freeze(task: FinetuneTask, what: str) -> None:
-    """Take the encoders, or the whole model, out of training."""
-    model = task.model
-    if what == "none":
-        return
-    for modality in model.encoders:
-        encoder = model.encoder(modality)
-        encoder.frozen = True
-        encoder.finish()
-    if what == "model":
-        model.requires_grad_(False)
 
 
 def show_before_and_after(run: Run) -> None:

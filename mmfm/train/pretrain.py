@@ -16,8 +16,8 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.task import PretrainTask
 from mmfm.train.command import main as run_command
 from mmfm.train.init_weights import start_from
-from mmfm.train.loop import Run
 from mmfm.train.recipe import load_pretrain
+from mmfm.train.run import Run
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ import torch
 
 from mmfm import distributed
 from mmfm.train.engine import end_process_group, start_process_group
-from mmfm.train.loop import Clock, batch_hash
+from mmfm.train.measure import Clock, batch_hash
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import StepResult, TrainConfig, Trainer, use_grad_cache
 from tests import tiny
@@ -239,7 +239,7 @@ def test_batch_hash_is_that_of_the_set_of_samples() -> None:
 
 def test_clock(monkeypatch) -> None:
     now = iter([0.0, 1.0, 4.0, 10.0, 11.0, 12.0])
-    monkeypatch.setattr("mmfm.train.loop.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("mmfm.train.measure.time.perf_counter", lambda: next(now))
     clock = Clock(30)
     for _ in range(2):
         clock.start()

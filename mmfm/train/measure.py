@@ -1,0 +1,81 @@
+"""What is measured of each step: its time, its metrics row, the hash of its samples."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+from mmfm import distributed
+from mmfm.data.pipeline import Pipeline
+from mmfm.train.trainer import StepResult
+from mmfm.types import Batch
+
+
+class Clock:
+    """Seconds of the last steps: how fast, and what share was waiting for data."""
+
+    def __init__(self, global_batch_size: int) -> None:
+        self.size = global_batch_size
+        self.recent: list[tuple[float, float]] = []
+
+    def start(self) -> None:
+        self._start = time.perf_counter()
+
+    def data_is_there(self) -> None:
+        self._data = time.perf_counter()
+
+    def step_is_done(self) -> None:
+        now = time.perf_counter()
+        self.recent = [*self.recent[-19:], (self._data - self._start, now - self._start)]
+
+    @property
+    def seconds_a_step(self) -> float:
+        return sum(total for _, total in self.recent) / len(self.recent)
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.size / self.seconds_a_step
+
+    @property
+    def data_wait(self) -> float:
+        return sum(wait for wait, _ in self.recent) / sum(total for _, total in self.recent)
+
+
+def metrics_row(
+    step: int,
+    pipeline: Pipeline,
+    result: StepResult,
+    micro_batches: list[Batch],
+    clock: Clock,
+    max_steps: int,
+) -> dict[str, Any]:
+    """The step's line of metrics.jsonl; collective."""
+    row: dict[str, Any] = {
+        "step": step,
+        "samples_seen": step * pipeline.config.global_batch_size,
+        "loss": result.loss,
+    }
+    for name, loss in result.losses.items():
+        objective = f"{name.split('/')[0]}_loss"
+        row[objective] = row.get(objective, 0.0) + loss
+        row[f"{name}_loss"] = loss
+    for name, value in result.scalars.items():
+        row[name] = value
+        row.setdefault(name.split("/")[-1], value)
+    return {
+        **row,
+        "batch_hash": batch_hash(micro_batches),
+        "lr": result.lr,
+        "grad_norm": result.grad_norm,
+        "samples_per_s": clock.samples_per_s,
+        "data_wait": clock.data_wait,
+        "eta_s": (max_steps - step) * clock.seconds_a_step,
+    }
+
+
+def batch_hash(micro_batches: list[Batch]) -> str:
+    """sha1 over the sorted sample ids of the global batch; collective."""
+    mine = [sample for batch in micro_batches for sample in batch["sample_id"]]
+    everyone = sorted(s for part in distributed.all_gather_object(mine) for s in part)
+    return hashlib.sha1("\n".join(everyone).encode()).hexdigest()

@@ -1,0 +1,59 @@
+"""Where a run continues: at which checkpoint, whether it fits, and its optimiser state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmfm import checkpoint
+from mmfm.checkpoint import Checkpoint, CheckpointError
+from mmfm.config import ConfigError
+from mmfm.data.pipeline import Pipeline
+from mmfm.train import state
+from mmfm.train.recipe import Recipe
+from mmfm.train.trainer import Trainer
+from mmfm.types import Batch
+
+
+def resume_point(recipe: Recipe) -> Checkpoint | None:
+    """The checkpoint that the run continues from, by ``run.resume``; None for a run from the
+    start.
+    """
+    folder, how = Path(recipe.run.dir), recipe.run.resume
+    if how == "never":
+        if folder.exists() and any(folder.iterdir()):
+            raise ConfigError(
+                f"run.dir = {folder} is in use, and run.resume is never: name another"
+            )
+        return None
+    own = checkpoint.latest(folder / "checkpoints") if folder.exists() else None
+    if own is not None:  # also with a path: the run has got further since it left there
+        return Checkpoint.open(own)
+    return None if how == "auto" else Checkpoint.open(how)
+
+
+def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:
+    """Refuse a checkpoint of another data order: its `samples_seen` would mean other samples."""
+    if found.manifest["fingerprint"] != pipeline.order.fingerprint:
+        raise CheckpointError(
+            f"{found.path} was trained on another order of data: sources, splits, weights, "
+            "run.seed, data.streams or data.global_batch_size differ. Set them back, or start anew "
+            "in another run.dir (with init to keep the weights)"
+        )
+
+
+def restored(
+    trainer: Trainer, found: Checkpoint, steps: Iterator[list[Batch]]
+) -> Iterator[list[Batch]]:
+    """Make the optimiser's state by a step with learning rate 0, fill it, and give that step's data
+    again.
+    """
+    first = next(steps)
+    trainer.step(first, lr=0.0)
+    state.restore_optimizer(trainer.engine, found)
+
+    def again() -> Iterator[list[Batch]]:
+        yield first
+        yield from steps
+
+    return again()

@@ -1,0 +1,44 @@
+"""A run that is set up: its recipe, its task, its folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmfm import distributed
+from mmfm.data.pipeline import Pipeline
+from mmfm.task import Task
+from mmfm.train.recipe import Recipe
+
+
+@dataclass
+class Run:
+    """A run that is set up: nothing of it has started yet. `label`: (field, names) that a head
+    learns.
+    """
+
+    recipe: Recipe
+    task: Task
+    label: tuple[str, list[str]] | None = None
+    evaluate_first: bool = False
+
+    def __post_init__(self) -> None:
+        self.folder = Path(self.recipe.run.dir)
+        self.checkpoints = self.folder / "checkpoints"
+
+    def pipeline(self, world_size: int, **more: Any) -> Pipeline:
+        recipe = self.recipe
+        return Pipeline(
+            recipe.data,
+            self.task.model.specs,
+            seed=recipe.run.seed,
+            rank=distributed.rank(),
+            world_size=world_size,
+            micro_batch_size=recipe.train.micro_batch_size,
+            label=self.label,
+            pin_memory=torch.cuda.is_available(),
+            **more,
+        )
