@@ -78,17 +78,21 @@ def build_cache(
                     if train
                     else [transform.choose(raw.files, raw.meta, unused, False)]
                 )
-                for content in contents:
-                    digest = content_hash(content)
-                    if digest in done or int.from_bytes(digest[-8:], "little") % world_size != rank:
-                        continue
-                    done.add(digest)
-                    if content in cache:
-                        report.present += 1
-                        continue
-                    batch[content] = transform.decode_content(content, unused, False)
             except BadSample as bad:
+                contents = []
                 if number % world_size == rank:  # every rank meets it; one counts it
+                    report.bad[bad.reason] += 1
+            for content in contents:
+                digest = content_hash(content)
+                if digest in done or int.from_bytes(digest[-8:], "little") % world_size != rank:
+                    continue
+                done.add(digest)
+                if content in cache:
+                    report.present += 1
+                    continue
+                try:
+                    batch[content] = transform.decode_content(content, unused, False)
+                except BadSample as bad:  # the sample's other contents may be good
                     report.bad[bad.reason] += 1
             if len(batch) >= batch_size:
                 flush()

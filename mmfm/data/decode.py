@@ -96,7 +96,12 @@ class SampleDecoder:
         rng = np.random.default_rng(_derive(seed, modality))
         content = transform.choose(raw.files, raw.meta, rng, self.train)
         if modality in self.cache:
-            sample.cached[modality] = self.cache[modality].get(content)
+            try:
+                sample.cached[modality] = self.cache[modality].get(content)
+            except ValueError:
+                # A content that can't be decoded never gets into the cache: that is a bad sample.
+                transform.decode_content(content, rng, self.train)
+                raise
             if not (transform.cheap or modality in self.raw):
                 return
         sample.inputs[modality] = transform.decode_content(content, rng, self.train)

@@ -20,6 +20,7 @@ from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline
 from mmfm.data.sequential import SequentialData
 from mmfm.data.transforms import audio, image, text
+from mmfm.data.transforms.base import BadSample
 from tests.data.make_shards import Files, captions, tri_modal_shards, write_set
 
 Specs = dict[str, dict[str, Any]]
@@ -220,6 +221,44 @@ def test_bad_samples_are_counted_in_the_build(tmp_path: Path, specs: Specs) -> N
     report = build_cache(cache, sources, "image", transform, lambda i: encode("image", i))
     assert report.bad == {"image unreadable": 1}
     assert report.encoded == 47
+
+
+def test_a_bad_sample_behind_a_cache_is_replaced(tmp_path: Path, specs: Specs) -> None:
+    """What can't be decoded is not in the cache: a bad sample, not a cache to build again."""
+    shards = tri_modal_shards(("image+text",))
+    bad: Files = {"png": b"broken"}
+    shards[0][3] = (shards[0][3][0], shards[0][3][1] | bad)
+    data = write_set(tmp_path / "set", shards)
+    caches = {"image": built(tmp_path / "cache", data, specs, "image")}
+    pipeline = make_pipeline(data, specs, cache=caches)
+    batches = [batch for (batch,) in itertools.islice(pipeline, 4)]  # each sample once or twice
+    assert all(len(batch["image_tokens"]) == 24 for batch in batches)
+    assert set(pipeline.bad_counts) == {"image unreadable"}
+    evaluation = SequentialData([("set", Manifest.open(data))], specs, batch_size=16, cache=caches)
+    assert sum(len(batch["sample_id"]) for batch in evaluation) == 47
+    assert evaluation.bad_counts == {"image unreadable": 1}
+
+
+def test_a_bad_content_costs_that_content_only(tmp_path: Path, specs: Specs, monkeypatch) -> None:
+    data = write_set(tmp_path / "set", tri_modal_shards(("image+text",)))
+    transform = text.Config().build(specs["text"])
+    sources = [("set", Manifest.open(data))]
+    whole = build_cache(
+        FeatureCache(tmp_path / "a", "toy"), sources, "text", transform, lambda i: encode("text", i)
+    )
+    decode, first = transform.decode_content, []
+
+    def one_is_bad(content: bytes, *more: Any) -> Any:
+        first.append(content)
+        if content == first[0]:
+            raise BadSample("text has no tokens")
+        return decode(content, *more)
+
+    monkeypatch.setattr(transform, "decode_content", one_is_bad)
+    report = build_cache(
+        FeatureCache(tmp_path / "b", "toy"), sources, "text", transform, lambda i: encode("text", i)
+    )
+    assert (report.encoded, report.bad) == (whole.encoded - 1, {"text has no tokens": 1})
 
 
 def test_a_missing_entry_says_to_build_again(tmp_path: Path, good_set: Path, specs: Specs) -> None:
