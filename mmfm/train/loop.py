@@ -120,12 +120,14 @@ def _steps(
         result = trainer.step(micro_batches)
         clock.step_is_done()
         step, last = trainer.step_index, trainer.step_index == config.max_steps
-        if step % config.log_every == 0 or last:
+        logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
+        if logs or saves:
             _check(result, step, pipeline)
+        if logs:
             log.train(metrics_row(step, pipeline, result, micro_batches, clock, config.max_steps))
         if last or step % config.eval_every == 0:
             evaluation.run(step)
-        if last or step % config.save_every == 0:
+        if saves:
             save(run, trainer, pipeline, step)
 
 
@@ -146,9 +148,16 @@ def _together(steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
 
 
 def _check(result: StepResult, step: int, pipeline: Pipeline) -> None:
-    """Stop on all ranks together where the loss is no number or too many samples were bad."""
+    """Stop on all ranks together where the loss or its gradient is no number, or too many samples
+    were bad.
+    """
     if not math.isfinite(result.loss):
         raise ValueError(f"step {step}: the loss is not finite: {result.losses}")
+    if not 0 <= result.grad_norm < math.inf:  # ZeRO says -1
+        raise ValueError(
+            f"step {step}: the gradient is not finite, though the loss is: {result.losses}; the "
+            "newest checkpoint is of an earlier step"
+        )
     counts = distributed.all_gather_object(
         (sum(pipeline.bad_counts.values()), pipeline.samples_read)
     )
