@@ -130,6 +130,12 @@ class Trainer:
             loss = self.task.total(output.losses, counts)
             if output.surrogate is not None:
                 loss = loss + output.surrogate
+            if not loss.requires_grad:  # the same on all ranks, which have the same strata
+                raise ValueError(
+                    f"step {self.step_index + 1} has nothing to learn from: none of its samples "
+                    "has what an objective reads; leave out sources without that, or set "
+                    "data.allow_rare_strata=false and follow what it says"
+                )
             scalars.update(output.scalars)
             self.engine.backward(loss * (distributed.world_size() * self.grad_accum_steps))
             for name, (total, _) in output.losses.items():
