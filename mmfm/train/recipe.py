@@ -93,9 +93,13 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
     the file.
     """
     raw = read_yaml(path, overrides)
-    if raw.get("init") is not None:
-        inherited = Checkpoint.open(raw["init"], verify=False).config["model"]
-        raw["model"] = merge(inherited, raw.get("model") or {})
+    init, model = raw.get("init"), raw.get("model") or {}
+    if init is not None:
+        if not isinstance(init, str):
+            raise ConfigError(f"init = {init!r}: the path of a checkpoint is needed")
+        if not isinstance(model, Mapping):
+            raise ConfigError(f"model must be a mapping, not {model!r}")
+        raw["model"] = merge(Checkpoint.open(init, verify=False).config["model"], model)
     elif "model" not in raw:
         raise ConfigError("name a checkpoint as init, or describe a model")
     return from_dict(FinetuneConfig, raw)
