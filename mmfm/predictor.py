@@ -264,7 +264,8 @@ def build(
 def untrained(predictor: Predictor, seed: int) -> Predictor:
     """The same network with the weights that training would start from, drawn anew by `seed`.
 
-    A frozen encoder keeps its weights: a baseline is what was there before training.
+    A frozen encoder keeps its weights. One that was pretrained elsewhere and then trained along
+    starts at random here, not where training started.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

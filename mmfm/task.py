@@ -72,6 +72,12 @@ class Task(nn.Module):
         self.weights = {name: weight for name, (_, weight) in objectives.items()}
         self.mask_ratios: dict[str, float] = {}
         for name, (objective, _) in objectives.items():
+            if "/" in name or "." in name:
+                raise ValueError(f"objectives.{name}: a name can't hold a dot or a slash")
+            if any(read.pairing != "own" for read in objective.reads):
+                raise ValueError(
+                    f"objectives.{name}: reads of mismatched samples can't be made yet"
+                )
             for modality, ratio in objective.masks.items():
                 if self.mask_ratios.setdefault(modality, ratio) != ratio:
                     raise ValueError(
@@ -233,7 +239,7 @@ class FinetuneTask(Task):
             head: Head = config.head.build(model, label_names)
         except ValueError as error:
             raise ConfigError(f"head: {error}") from None
-        return cls(model, {"head": (head.objective(), 1.0)})
+        return cls(model, {"head": (head.objective(), getattr(config.head, "weight", 1.0))})
 
     @property
     def head(self) -> Head:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -142,7 +143,10 @@ class CacheWriter:
         self.cache = cache
         self.rank = rank
         self.part_bytes = part_bytes
-        self._hidden = cache.folder / f".part-{rank:05d}"
+        # Another process may fill the same cache at the same time.
+        self._name = f"part-{rank:05d}-{time.time_ns():020d}-{os.getpid()}"
+        self._finished = 0
+        self._hidden = cache.folder / f".{self._name}"
         self._keys: list[tuple[int, int]] = []
         self._lengths: list[int] = []
         self._files: dict[str, BinaryIO] = {}
@@ -150,7 +154,6 @@ class CacheWriter:
 
     def __enter__(self) -> CacheWriter:
         self.cache.folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self._hidden, ignore_errors=True)  # what an interrupted build has left
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
@@ -201,8 +204,8 @@ class CacheWriter:
         }
         text = json.dumps(about, ensure_ascii=True, indent=1)
         (self._hidden / "part.json").write_text(text + "\n")
-        taken = len(list(self.cache.folder.glob(f"part-{self.rank:05d}-*")))
-        os.rename(self._hidden, self.cache.folder / f"part-{self.rank:05d}-{taken:06d}")
+        os.rename(self._hidden, self.cache.folder / f"{self._name}-{self._finished:06d}")
+        self._finished += 1
         self._keys, self._lengths = [], []
 
     def _close(self) -> None:

@@ -55,6 +55,7 @@ def deepspeed_config(
             "reduce_scatter": True,
         },
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
         "wall_clock_breakdown": False,
     }

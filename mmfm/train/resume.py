@@ -27,9 +27,12 @@ def resume_point(recipe: Recipe) -> Checkpoint | None:
             )
         return None
     own = checkpoint.latest(folder / "checkpoints") if folder.exists() else None
-    if own is not None:  # also with a path: the run has got further since it left there
-        return Checkpoint.open(own)
-    return None if how == "auto" else Checkpoint.open(how)
+    if how != "auto":
+        named = Checkpoint.open(how)
+        # The run has got further since it left a path outside; one of its own is what is asked for.
+        if own is None or named.path.parent == own.resolve().parent:
+            return named
+    return None if own is None else Checkpoint.open(own)
 
 
 def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:

@@ -159,6 +159,11 @@ class Trainer:
         """
         with torch.no_grad():
             outputs = [self.engine(batch, rows_only=True) for batch in batches]
+        assert all(
+            set(o.rows[name]) == set(rows)
+            for o in outputs
+            for name, rows in outputs[0].rows.items()
+        ), "micro-batches of a step have the same composition"
         rows = {
             name: {key: torch.cat([o.rows[name][key] for o in outputs]) for key in first}
             for name, first in outputs[0].rows.items()

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from mmfm import cli
+from mmfm import checkpoint, cli
 from mmfm.train.log import read_metrics
+from mmfm.train.resume import resume_point
 from tests import launch
 from tests.tiny_runs import exact, manifest, pretrain, training
 
@@ -267,3 +269,27 @@ def test_data_that_changed_under_the_run_stop_it(
     assert cli.main(pretrain(synthetic, run, "train.zero_stage=2")) == 2
     said = capfd.readouterr().err.splitlines()
     assert said[-1].startswith("mmfm pretrain: error: step 4 was run on other samples before")
+
+
+def test_which_checkpoint_a_run_continues_from(tmp_path: Path) -> None:
+    """A path outside the run counts until the run has its own; one of its own counts as named."""
+
+    def point(how: str) -> str | None:
+        run = SimpleNamespace(dir=str(tmp_path / "run"), resume=how)
+        found = resume_point(SimpleNamespace(run=run))
+        return None if found is None else f"{found.path.parent.parent.name}/{found.step}"
+
+    def write(run: str, *steps: int) -> None:
+        for step in steps:
+            folder = tmp_path / run / "checkpoints"
+            checkpoint.write(folder, step, step, {}, lambda hidden: None, {})
+
+    write("other", 1, 2)
+    assert point("auto") is None
+    assert point(str(tmp_path / "other")) == "other/2"
+    assert point(str(tmp_path / "other/checkpoints/step_00000001")) == "other/1"
+    write("run", 3, 4)
+    assert point("auto") == point(str(tmp_path / "other")) == "run/4"
+    assert point(str(tmp_path / "run/checkpoints/step_00000003")) == "run/3"
+    with pytest.raises(ValueError, match="is in use"):
+        point("never")
