@@ -195,7 +195,7 @@ def test_smallest_run_learns(tmp_path: Path, capfd) -> None:
     shape = tmp_path / "shape"
     assert cli.main(finetune(folder, run, shape)) == 0
     rows = [r for r in read_metrics(shape / "metrics.jsonl") if r.get("metric") == "accuracy"]
-    assert [r["step"] for r in rows] == [0, 200]
+    assert [r["step"] for r in rows] == [0, 300]
     assert rows[1]["value"] > 2 * rows[1]["chance"]
     assert f"before {rows[0]['value']:.4f}  after {rows[1]['value']:.4f}" in capfd.readouterr().out
 
