@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from mmfm.feature_caching import open_caches
 from mmfm.predictor import Predictor
 from mmfm.train import report, state
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.flops import FlopCounter, peak_flops
 from mmfm.train.log import RunLog, environment
 from mmfm.train.measure import Clock, metrics_row
 from mmfm.train.resume import check_resume, restored
@@ -113,11 +115,17 @@ def _steps(
     """The steps that are left, with logging, evaluation and checkpoints."""
     config = run.recipe.train
     clock = Clock(run.recipe.data.global_batch_size)
+    clock.peak_flops = peak_flops(
+        trainer.engine.device, torch.bfloat16 if config.precision == "bf16" else torch.float32
+    )
     while trainer.step_index < config.max_steps:
         clock.start()
         micro_batches = next(steps)
         clock.data_is_there()
-        result = trainer.step(micro_batches)
+        with FlopCounter(run.task) if not clock.flops_a_step else nullcontext() as counter:
+            result = trainer.step(micro_batches)
+        if counter is not None:
+            clock.flops_a_step = counter.flops
         clock.step_is_done()
         step, last = trainer.step_index, trainer.step_index == config.max_steps
         logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))

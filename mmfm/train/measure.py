@@ -18,6 +18,8 @@ class Clock:
     def __init__(self, global_batch_size: int) -> None:
         self.size = global_batch_size
         self.recent: list[tuple[float, float]] = []
+        self.flops_a_step = 0.0  # this rank's
+        self.peak_flops = 1.0
 
     def start(self) -> None:
         self._start = time.perf_counter()
@@ -36,6 +38,10 @@ class Clock:
     @property
     def samples_per_s(self) -> float:
         return self.size / self.seconds_a_step
+
+    @property
+    def mfu(self) -> float:
+        return self.flops_a_step / (self.seconds_a_step * self.peak_flops)
 
     @property
     def data_wait(self) -> float:
@@ -70,6 +76,7 @@ def metrics_row(
         "grad_norm": result.grad_norm,
         "samples_per_s": clock.samples_per_s,
         "data_wait": clock.data_wait,
+        "mfu": clock.mfu,
         "eta_s": (max_steps - step) * clock.seconds_a_step,
     }
 
