@@ -55,7 +55,7 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
         cache=caches,
-        raw=list(getattr(run.task, "mask_ratios", {})),
+        raw=list(run.task.mask_ratios),
         quarantine=run.folder / "quarantine.jsonl",
     )
     trainer = Trainer(
