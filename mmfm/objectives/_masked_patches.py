@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmfm.layers.transformer import Transformer
 from mmfm.model import Model
-from mmfm.objectives._masked import check_ratio, masked_counts, masked_read
+from mmfm.objectives._masked import Reconstruction, check_ratio, masked_counts, masked_read
 from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
 from mmfm.types import Batch, LossTerms
 
@@ -74,7 +74,7 @@ class MaskedPatches(Objective):
             return {name: zero_term(batch["group"])}
         tokens_BKD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
         masked_BG = found.masked[self.modality]
-        predicted_BGP = self.reconstruct(
+        predicted_BGP = self.decode(
             tokens_BKD, found.kept[self.modality], found.valid[self.modality], masked_BG
         )
         target_BGP = found.targets[self.modality].float()
@@ -85,7 +85,28 @@ class MaskedPatches(Objective):
         ).mean(1)
         return {name: (error_N.sum(), masked_BG.sum())}
 
-    def reconstruct(
+    def reconstruct(self, features: ReadFeatures) -> Reconstruction:
+        """Patches [B,G,P] in the encoder's own units (see `patchify`).
+
+        A loss on normalised patches leaves their mean and deviation unsaid: those of the target are
+        put in, so that the picture shows structure only. ValueError where no sample has the
+        modality.
+        """
+        found = features[self.reads[0]]
+        if self.modality not in found.masked:
+            raise ValueError(f"no sample has {self.modality!r}: there is nothing to reconstruct")
+        tokens_BKD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
+        masked_BG = found.masked[self.modality]
+        predicted_BGP = self.decode(
+            tokens_BKD, found.kept[self.modality], found.valid[self.modality], masked_BG
+        ).float()
+        target_BGP = found.targets[self.modality].float()
+        if self.normalise:
+            mean, deviation = _moments(target_BGP)
+            predicted_BGP = predicted_BGP * deviation + mean
+        return Reconstruction(masked_BG, target_BGP, predicted_BGP)
+
+    def decode(
         self, tokens_BKD: Tensor, kept_BK: Tensor, valid_BK: Tensor, masked_BG: Tensor
     ) -> Tensor:
         """Predictions for the whole grid [B,G,P] from the kept tokens at their positions."""
@@ -109,6 +130,11 @@ class MaskedPatches(Objective):
 
 def normalise_patches(patches_BGP: Tensor) -> Tensor:
     """Each patch to mean 0 and variance 1 over its values."""
-    mean = patches_BGP.mean(-1, keepdim=True)
+    mean, deviation = _moments(patches_BGP)
+    return (patches_BGP - mean) / deviation
+
+
+def _moments(patches_BGP: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation [B,G,1] of each patch, the deviation never 0."""
     variance = patches_BGP.var(-1, keepdim=True)
-    return (patches_BGP - mean) / (variance + 1e-6).sqrt()
+    return patches_BGP.mean(-1, keepdim=True), (variance + 1e-6).sqrt()

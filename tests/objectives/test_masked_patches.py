@@ -45,7 +45,7 @@ def test_the_loss_equals_vit_mae(tokenizer, normalise: bool, monkeypatch) -> Non
     pictures = torch.randn(5, 3, 8, 8, generator=generator)
     theirs = vit(pictures, noise=torch.rand(5, 4, generator=generator))
     predicted, masked, want = theirs.logits, theirs.mask.bool(), theirs.loss
-    monkeypatch.setattr(objective, "reconstruct", lambda *_: predicted)
+    monkeypatch.setattr(objective, "decode", lambda *_: predicted)
     read = objective.reads[0]
     features = Features(5)
     features.fused["image"] = torch.zeros(5, 4, 16)
@@ -104,7 +104,7 @@ def test_each_token_goes_to_its_own_place_and_no_masked_one_is_seen(tokenizer) -
     valid = kept >= 0
     valid[1, 2] = False  # padding of a sound: neither seen nor to be predicted
     masked = torch.tensor([[0, 1, 1, 0], [1, 0, 0, 0], [1, 1, 0, 0]]).bool()
-    objective.reconstruct(tokens, kept, valid, masked)
+    objective.decode(tokens, kept, valid, masked)
     seen = objective.embed(tokens)
     for row, places in enumerate([{0: 0, 3: 1}, {1: 0, 2: 1}, {2: 0}]):
         for position in range(4):
@@ -128,7 +128,7 @@ def test_hidden_patches_do_not_reach_their_own_prediction(tokenizer) -> None:
 
     def predictions(batch) -> torch.Tensor:
         f = task.features(batch, [read])[read]
-        return objective.reconstruct(
+        return objective.decode(
             f.fused["image"], f.kept["image"], f.valid["image"], f.masked["image"]
         )
 
