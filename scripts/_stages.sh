@@ -1,0 +1,58 @@
+# The stages of scripts/quickstart, which sources this: each runs once, says what to do where it fails,
+# and is skipped afterwards.
+
+# stages_after WHAT: begins a chain of stages. WHAT is what decides about all of them.
+stages_after() {
+  chain=$1
+}
+
+# stage TITLE OUT COMMAND…: runs COMMAND, which makes the folder OUT. Where the same command has made it
+# from the same configuration, after the same stages with the same data, it is skipped; the record of
+# that is OUT/.quickstart.
+stage() {
+  local code=0
+  _stage "$@" || code=$?
+  ((code == 0)) && return
+  echo "scripts/quickstart: stopped (exit code $code) at: ${*:3}" >&2
+  echo "Mend what the message above says and run scripts/quickstart again; it goes on from here." >&2
+  exit "$code"
+}
+
+# As `stage`, but a failure is the caller's to deal with.
+optional_stage() {
+  _stage "$@"
+}
+
+_stage() {
+  local title=$1 out=$2 argument key
+  shift 2
+  printf '\n== %s\n' "$title"
+  key=$({
+    printf '%s\n' "$chain" "$@"
+    for argument; do [[ $argument != configs/* ]] || cat "$argument"; done
+  } | sha256sum)
+  if [[ $(cat "$out/.quickstart" 2>/dev/null) == "$key" ]]; then
+    echo "done already: $out"
+  else
+    "$@" || return
+    echo "$key" >"$out/.quickstart"
+  fi
+  # What was made counts for the stages that follow: data that are made anew are other data.
+  chain=$key$({ cat "$out/manifest.json" "$out/latest" 2>/dev/null || true; } | sha256sum)
+}
+
+# trained_without DATA RUN: whether RUN has started, on other data than DATA. It then goes on so.
+trained_without() {
+  [[ -e $2/config.yaml ]] && ! grep -q "path: $1$" "$2/config.yaml"
+}
+
+# The cores there are, less where a container may use fewer of them.
+available_cores() {
+  local cores quota period
+  cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # nproc would say what these say
+  if read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [[ $quota != max ]]; then
+    quota=$(((quota + period - 1) / period))
+    cores=$((quota < cores ? quota : cores))
+  fi
+  echo "$cores"
+}
