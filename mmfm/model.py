@@ -186,8 +186,8 @@ class Model(nn.Module):
             hidden = encoder.mask_inputs(inputs, masked, seeds)
             features.tokens[m], features.pooled[m] = encoder(hidden, valid)
             features.valid[m] = real
-        if encoder.has_patches:
-            features.targets[m] = encoder.patchify(inputs, valid)
+        patches = encoder.patchify(inputs, valid) if encoder.has_patches else None
+        features.targets[m] = inputs if patches is None else patches
 
     def fuse(self, features: Features, modalities: Sequence[str]) -> Features:
         """Fuse what each sample has of `modalities`.

@@ -25,6 +25,9 @@ from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.objectives.base import CachedObjective, Objective
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
+OF_ROWS = ("mask", "tokens", "tokens_mask", "pooled")
+"""What a batch holds for each row of a modality m beside its inputs, as ``m_mask`` and so on."""
+
 StepRows = dict[str, dict[str, Tensor]]
 """objective ▶ its rows (see `CachedObjective`), of one micro-batch or of a whole step."""
 
@@ -97,15 +100,16 @@ class Task(nn.Module):
             yield name, objective
 
     def prepare(self, batch: Batch) -> Batch:
-        """`batch` with the masks of the masked view: a pure function of each sample's
-        `mask_seed`.
+        """`batch` with the masks of the masked view, one for each row that enters it: a pure
+        function of each sample's `mask_seed`.
         """
         masks = {}
+        part = in_masked_view(batch)
         for modality, ratio in self.mask_ratios.items():
-            if modality in batch:
+            if modality in part:
                 encoder = self.model.encoder(modality)
-                maskable = encoder.maskable(batch[modality], batch.get(f"{modality}_mask"))
-                seeds = batch["mask_seed"][batch["rows"][modality]]
+                maskable = encoder.maskable(part[modality], part.get(f"{modality}_mask"))
+                seeds = part["mask_seed"][part["rows"][modality]]
                 masks[modality] = draw_mask(maskable, ratio, derive_seed(seeds, _salt(modality)))
         return {**batch, "masks": masks}
 
@@ -194,6 +198,8 @@ class Task(nn.Module):
     def _encode(self, batch: Batch, modalities: list[str], view: View) -> Features:
         merged = Features(batch_size=len(batch["sample_id"]))
         masks = batch.get("masks") if view == "masked" else None
+        if view == "masked":
+            batch = in_masked_view(batch)
         for modality in modalities:
             # Each encoder has its own seed, so its dropout is the same whichever other encoders
             # run.
@@ -261,6 +267,27 @@ class FinetuneTask(Task):
         if predict:
             return Output(predictions=self.head(self.features(batch, self.head.reads), batch))
         return super().forward(batch, rows_only, gradients, reads)
+
+
+def in_masked_view(batch: Batch) -> Batch:
+    """`batch` with only those rows of each modality whose samples enter the masked view.
+
+    The samples keep their places, so `rows` and what is given for each sample stay as they are.
+    """
+    enters = batch.get("masked_view")
+    if enters is None or bool(enters.all()):
+        return batch
+    part = {**batch, "rows": {}}
+    for modality, rows in batch["rows"].items():
+        chosen = enters[rows].nonzero()[:, 0]
+        for key in (modality, *(f"{modality}_{name}" for name in OF_ROWS)):
+            if key in batch and len(chosen):
+                part[key] = batch[key][chosen]
+            else:
+                part.pop(key, None)
+        if len(chosen):
+            part["rows"][modality] = rows[chosen]
+    return part
 
 
 def _salt(text: str) -> int:

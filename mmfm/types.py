@@ -10,7 +10,8 @@ A *batch* is a plain dict of tensors with fixed keys. For each modality ``m`` th
   asks for raw inputs too).
 
 Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``,
-``sample_hash`` [B] int64 and ``sample_id`` (list of B strings); for a head also ``labels``.
+``sample_hash`` [B] int64, ``sample_id`` (list of B strings) and, from the pipeline, ``masked_view``
+[B] bool: the samples that enter the masked view (without it all do); for a head also ``labels``.
 """
 
 from __future__ import annotations
@@ -52,10 +53,11 @@ class Features:
     """Outputs of one read. Shapes: B_m rows of modality m, L tokens, D width, E embedding dim.
 
     `kept[m]`: [B_m,K] int64, the grid position of each token, -1 = padding (masked view).
-    `masked[m]`: [B_m,G] bool, the grid positions to predict. `targets[m]`: [B_m,G,P] the patches to
-    predict where the modality has patches. For a fused read `rows["fused"]` are the samples that
-    have any of its modalities, `fused[m]` the fused tokens of modality m (rows as in `rows[m]`),
-    and the key ``fused`` stands in `embedding` beside the modalities.
+    `masked[m]`: [B_m,G] bool, the grid positions to predict. `targets[m]`: what stands at every
+    grid position, [B_m,G,P] patches where the modality has patches, else the inputs (text: [B_m,G]
+    ids). For a fused read `rows["fused"]` are the samples that have any of its modalities,
+    `fused[m]` the fused tokens of modality m (rows as in `rows[m]`), and the key ``fused`` stands
+    in `embedding` beside the modalities.
     """
 
     batch_size: int

@@ -132,7 +132,7 @@ def test_masked_view(model, batch):
     assert torch.equal(features.tokens["text"], text(hidden, batch["text_mask"])[0])
     assert torch.equal(features.valid["text"], batch["text_mask"])
     assert features.kept["text"].tolist() == [list(range(7))] * 4
-    assert "text" not in features.targets
+    assert torch.equal(features.targets["text"], batch["text"])
 
 
 def test_a_modality_without_mask_is_whole_in_the_masked_view(model, batch):

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from mmfm.config import ConfigError, from_dict
 from mmfm.objectives.contrastive import info_nce
-from mmfm.task import FinetuneTask, FinetuneTaskConfig, PretrainTask, PretrainTaskConfig
+from mmfm.task import (
+    FinetuneTask,
+    FinetuneTaskConfig,
+    PretrainTask,
+    PretrainTaskConfig,
+    in_masked_view,
+)
 from mmfm.types import Read, to_device
 from tests import tiny
 
@@ -92,6 +98,72 @@ def test_prepare_leaves_the_given_batch_alone(task) -> None:
     keys = set(batch)
     task.prepare(batch)
     assert set(batch) == keys
+
+
+def test_samples_that_do_not_enter_the_masked_view_cost_it_nothing(task) -> None:
+    """Its rows, masks, counts and losses are those of a batch that lacks the other samples."""
+    batch = tiny.make_batch(0)
+    enters = tiny.in_slots((0, 3))
+    some = task.prepare({**batch, "masked_view": enters})
+    alone = task.prepare(tiny.take_samples(batch, enters.nonzero()[:, 0]))
+    for m in MODALITIES:
+        assert torch.equal(some["masks"][m], alone["masks"][m])
+    read = Read("masked", ("audio", "image", "text"), fused=True)
+    seen: dict[str, int] = {}
+    for m in MODALITIES:
+        task.model.encoder(m).register_forward_hook(
+            lambda _, inputs, __, m=m: seen.update({m: len(inputs[0])})
+        )
+    found, want = (task.features(b, [read])[read] for b in (some, alone))
+    assert seen == {"image": 4, "text": 8, "audio": 8}
+    places = enters.nonzero()[:, 0]
+    for m in (*MODALITIES, "fused"):
+        assert torch.equal(found.rows[m], places[want.rows[m]])
+        assert torch.equal(found.embedding[m], want.embedding[m])
+    losses, theirs = task(some).losses, task(alone).losses
+    counts, whole = task.counts(some), task.counts(task.prepare(batch))
+    for m in MODALITIES:
+        name = f"masked_{m}/masked_{m}"
+        assert torch.equal(losses[name][0], theirs[name][0])
+        assert losses[name][1].item() == counts[name].item() < whole[name].item()
+    everything = task(task.prepare(batch)).losses
+    assert losses["contrastive/image_text"] == everything["contrastive/image_text"]
+
+
+def test_a_batch_without_any_masked_sample_has_no_masked_loss(task) -> None:
+    none = torch.zeros(tiny.GLOBAL_BATCH, dtype=torch.bool)
+    batch = task.prepare({**tiny.make_batch(0), "masked_view": none})
+    runs: Counter[str] = Counter()
+    for m in MODALITIES:
+        task.model.encoder(m).register_forward_hook(lambda *_, m=m: runs.update([m]))
+    losses = task(batch).losses
+    assert runs == {"image": 1, "text": 1, "audio": 1}
+    for m in MODALITIES:
+        assert [x.item() for x in losses[f"masked_{m}/masked_{m}"]] == [0, 0]
+        assert task.counts(batch)[f"masked_{m}/masked_{m}"].item() == 0
+
+
+def test_cached_outputs_of_samples_outside_the_masked_view_are_left_out() -> None:
+    batch = {
+        "rows": {"image": torch.tensor([0, 2, 3]), "text": torch.tensor([1])},
+        "image_tokens": torch.arange(3.0)[:, None, None],
+        "image_tokens_mask": torch.ones(3, 1, dtype=torch.bool),
+        "image_pooled": torch.arange(3.0)[:, None],
+        "text": torch.zeros(1, 2),
+        "text_mask": torch.ones(1, 2, dtype=torch.bool),
+        "masked_view": torch.tensor([True, False, False, True]),
+    }
+    part = in_masked_view(batch)
+    assert part["rows"]["image"].tolist() == [0, 3]
+    assert part["image_tokens"].flatten().tolist() == part["image_pooled"].flatten().tolist()
+    assert part["image_pooled"].flatten().tolist() == [0, 2]
+    assert part["image_tokens_mask"].shape == (2, 1)
+    assert not {"text", "text_mask"} & set(part)
+    assert set(part["rows"]) == {"image"}
+    assert (
+        in_masked_view({**batch, "masked_view": torch.ones(4, dtype=torch.bool)})["rows"]
+        is (batch["rows"])
+    )
 
 
 # ------------------------------------------------------------------------------ reads

@@ -130,12 +130,18 @@ def make_batch(step: int, leave_out: str | None = None) -> Batch:
     return batch
 
 
+def in_slots(slots: tuple[int, ...]) -> Tensor:
+    """[GLOBAL_BATCH] bool: the samples of `make_batch` that stand in one of these slots."""
+    return torch.isin(torch.arange(GLOBAL_BATCH) % SLOTS, torch.tensor(slots))
+
+
 def take_samples(batch: Batch, samples: Tensor) -> Batch:
     """The batch of some samples, in their order, with `rows` counted anew."""
     place = {int(s): i for i, s in enumerate(samples)}
     part: Batch = {"rows": {}, "sample_id": [batch["sample_id"][int(s)] for s in samples]}
-    for key in ("group", "mask_seed", "sample_hash"):
-        part[key] = batch[key][samples]
+    for key in ("group", "mask_seed", "sample_hash", "masked_view"):
+        if key in batch:
+            part[key] = batch[key][samples]
     for modality, rows in batch["rows"].items():
         chosen = [i for i, r in enumerate(rows.tolist()) if r in place]
         part["rows"][modality] = torch.tensor([place[int(rows[i])] for i in chosen])

@@ -34,6 +34,7 @@ class Sample:
     group: int
     mask_seed: int
     label: int | None
+    masked_view: bool = True
     inputs: dict[str, Any] = field(default_factory=dict)
     cached: dict[str, CachedOutput] = field(default_factory=dict)
 

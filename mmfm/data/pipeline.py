@@ -39,12 +39,14 @@ MAX_REPLACEMENTS = 64
 @dataclass(kw_only=True)
 class SourceConfig:
     """One data set. `path`: what `Manifest.open` takes; `weight`: its share, relative to the other
-    sources' (unset: its number of samples).
+    sources' (unset: its number of samples). `masked_view`: whether its samples enter the masked
+    view; false spares the time where masked objectives have enough in other sources.
     """
 
     path: str
     splits: list[str] | None = None
     weight: float | None = None
+    masked_view: bool = True
 
 
 @dataclass(kw_only=True)
@@ -97,12 +99,18 @@ class _MicroBatches:
     """(step, number) ▶ one micro-batch of this rank; sent to every worker."""
 
     def __init__(
-        self, order: Order, reader: SampleReader, decoder: SampleDecoder, streams: list[list[int]]
+        self,
+        order: Order,
+        reader: SampleReader,
+        decoder: SampleDecoder,
+        streams: list[list[int]],
+        masked_view: list[bool],
     ) -> None:
         self.order = order
         self.reader = reader
         self.decoder = decoder
         self.streams = streams
+        self.masked_view = masked_view  # by source
 
     def __getitem__(self, task: tuple[int, int]) -> _Made:
         step, number = task
@@ -120,7 +128,9 @@ class _MicroBatches:
         for attempt in range(MAX_REPLACEMENTS + 1):
             try:
                 raw = self.reader.read(candidate.source, candidate.shard, candidate.index)
-                return self.decoder.decode(raw, draw.seed)
+                sample = self.decoder.decode(raw, draw.seed)
+                sample.masked_view = self.masked_view[draw.source]
+                return sample
             except BadSample as problem:
                 bad.append(BadRecord.of(problem))
             candidate = self.order.replacement(draw, attempt)
@@ -183,6 +193,7 @@ class Pipeline:
             reader=SampleReader([(n, m) for n, m, _ in sources], config.max_sample_bytes),
             decoder=SampleDecoder(transforms, train=True, label=label, cache=cache, raw=raw),
             streams=self._groups,
+            masked_view=[source.masked_view for source in config.sources.values()],
         )
 
     @property

@@ -62,5 +62,5 @@ class MaskedText(Objective):
         tokens_BLD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
         masked_BL = found.masked[self.modality]
         logits_NV = self.decoder(self.transform(tokens_BLD[masked_BL])).float()
-        words_N = batch[self.modality][masked_BL]
+        words_N = found.targets[self.modality][masked_BL]
         return {name: (F.cross_entropy(logits_NV, words_N, reduction="sum"), masked_BL.sum())}

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from mmfm.checkpoint import Checkpoint
+from mmfm.config import ConfigError
 from mmfm.task import PretrainTask
 from mmfm.train.command import main as run_command
 from mmfm.train.init_weights import start_from
@@ -30,6 +31,11 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     recipe = load_pretrain(config, overrides)
     torch.manual_seed(recipe.run.seed)
     task = PretrainTask.build(recipe)
+    if task.mask_ratios and not any(s.masked_view for s in recipe.data.sources.values()):
+        raise ConfigError(
+            f"objectives mask {', '.join(task.mask_ratios)}, but every one of data.sources has "
+            "masked_view: false; set it to true for one of them, or leave those objectives out"
+        )
     if recipe.init is not None:
         start_from(task.model, Checkpoint.open(recipe.init))
     return Run(recipe, task)

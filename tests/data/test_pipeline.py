@@ -374,3 +374,25 @@ def test_sequential_data_uses_the_first_text(good_set: Path, specs: Specs) -> No
     one, two = (read_all(SequentialData([source], first, batch_size=16)) for _ in range(2))
     assert_same(one, two)
     assert len({tuple(np.asarray(s["text"])) for b in one for s in per_sample(b)}) > 5
+
+
+def test_sources_decide_who_enters_the_masked_view(good_set: Path, specs: Specs) -> None:
+    """It changes neither which samples a step has nor anything else of them."""
+    source = {"path": str(good_set), "splits": ["train"]}
+
+    def pipeline(masked_view: bool) -> Pipeline:
+        sources = {"all": source, "some": {**source, "masked_view": masked_view}}
+        config = {"sources": sources, "global_batch_size": 48, "streams": 4, "workers": 0}
+        config = from_dict(DataConfig, config)
+        return Pipeline(config, specs, seed=1, rank=0, world_size=1)
+
+    every, some = pipeline(True), pipeline(False)
+    assert every.order.fingerprint == some.order.fingerprint
+    first, second = steps_of(every, 1)[0][0], steps_of(some, 1)[0][0]
+    draws = some.order.rank_draws(0, 0, 1)
+    assert {draw.source for draw in draws} == {0, 1}
+    assert second["masked_view"].tolist() == [draw.source == 0 for draw in draws]
+    assert second["masked_view"].dtype == torch.bool
+    assert first.pop("masked_view").all()
+    second.pop("masked_view")
+    assert_same(first, second)

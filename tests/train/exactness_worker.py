@@ -19,6 +19,7 @@ from mmfm import distributed
 from mmfm.train.engine import start_process_group
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig, Trainer
+from mmfm.types import Batch
 from tests import tiny
 
 STEPS = 3
@@ -32,11 +33,13 @@ class Case:
     parts: int  # micro-batches a step
     missing: bool  # audio is left out of every second step
     optimizer: str
+    few_masked: bool = False  # two slots of each stream enter the masked view
 
     @property
     def name(self) -> str:
         left_out = "missing" if self.missing else "all"
-        return f"stage{self.stage}-{self.parts}parts-{left_out}-{self.optimizer}"
+        few = "-few_masked" if self.few_masked else ""
+        return f"stage{self.stage}-{self.parts}parts-{left_out}-{self.optimizer}{few}"
 
 
 CASES = [
@@ -46,6 +49,18 @@ CASES = [
     for parts in ((1, 2, 4) if optimizer == "sgd" else (1, 4))
     for missing in (False, True)
 ]
+CASES += [
+    Case(stage, parts, missing, "sgd", few_masked=True)
+    for stage, parts, missing in ((0, 2, False), (3, 1, True), (3, 4, False), (3, 4, True))
+]
+
+
+def global_batch(case: Case, step: int) -> Batch:
+    batch = tiny.make_batch(step, left_out(case, step))
+    if case.few_masked:
+        # On two ranks four parts are half streams, so every second one has none of these samples.
+        batch["masked_view"] = tiny.in_slots((0, 1))
+    return batch
 
 
 def left_out(case: Case, step: int) -> str | None:
@@ -70,7 +85,7 @@ def run(case: Case, tokenizer: str) -> tuple[list[dict[str, float]], dict[str, t
     seen: dict[str, torch.Tensor] = {}
     losses = []
     for step in range(STEPS):
-        batch = tiny.make_batch(step, left_out(case, step))
+        batch = global_batch(case, step)
         parts = tiny.micro_batches(batch, rank, world_size, share // case.parts)
         if case.optimizer == "sgd":
             capture(trainer, seen, step)

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmfm.masking import derive_seed, draw_mask
 from mmfm.task import PretrainTask, _salt
 from mmfm.types import Batch
+from tests.tiny import take_samples
 
 RATIOS = {"text": 0.4, "image": 0.5, "audio": 0.5}
 PAIRS = (("image", "text"), ("audio", "text"), ("audio+image", "text"))
@@ -24,13 +25,15 @@ def losses(task: PretrainTask, batch: Batch) -> dict[str, Tensor]:
     model, objectives = task.model, task.objectives
     present = [m for m in model.encoders if m in batch]
     clean = model.encode(batch, present)
-    masks = {}
+    masks, whole = {}, batch
+    if "masked_view" in batch:  # as if there were no others; what they are numbered is no matter
+        batch = take_samples(batch, batch["masked_view"].nonzero()[:, 0])
     for m in present:
         maskable = model.encoder(m).maskable(batch[m], batch.get(f"{m}_mask"))
         seeds = derive_seed(batch["mask_seed"][batch["rows"][m]], _salt(m))
         masks[m] = draw_mask(maskable, RATIOS[m], seeds)
     masked = model.fuse(model.encode(batch, present, "masked", masks), present)
-    found = {}
+    hidden_batch, batch, found = batch, whole, {}
     scale = objectives["contrastive"].logit_scale.log_scale.exp()
     for left, right in PAIRS:
         sides = []
@@ -55,7 +58,7 @@ def losses(task: PretrainTask, batch: Batch) -> dict[str, Tensor]:
     if "text" in present:
         hidden = masks["text"]
         logits = text.decoder(text.transform(masked.fused["text"][hidden]))
-        found["masked_text/masked_text"] = F.cross_entropy(logits, batch["text"][hidden])
+        found["masked_text/masked_text"] = F.cross_entropy(logits, hidden_batch["text"][hidden])
     for m in ("image", "audio"):
         if m in present:
             found[f"masked_{m}/masked_{m}"] = _masked_patches(task, masked, masks[m], m)

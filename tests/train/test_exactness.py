@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from tests import tiny
 from tests.launch import deepspeed
 from tests.train import reference
-from tests.train.exactness_worker import ADAMW, CASES, SGD, STEPS, Case, left_out
+from tests.train.exactness_worker import ADAMW, CASES, SGD, STEPS, Case, global_batch
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +34,7 @@ def results(request, tokenizer, tmp_path_factory) -> Path:
 
 
 @cache
-def plain_run(tokenizer: str, missing: bool, optimizer: str):
+def plain_run(tokenizer: str, missing: bool, optimizer: str, few_masked: bool):
     """Losses of every step and the last weights, with plain torch on the whole global batch."""
     task = tiny.make_task(tokenizer, seed=0)
     config = SGD if optimizer == "sgd" else ADAMW
@@ -50,17 +50,17 @@ def plain_run(tokenizer: str, missing: bool, optimizer: str):
         optim = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
     all_losses = []
     for step in range(STEPS):
-        found = gradients_of(task, step, missing)
+        found = gradients_of(task, step, missing, few_masked)
         optim.step()
         all_losses.append({name: loss.item() for name, loss in found.items()})
     return all_losses, {name: p.detach().clone() for name, p in task.named_parameters()}
 
 
-def gradients_of(task, step: int, missing: bool):
+def gradients_of(task, step: int, missing: bool, few_masked: bool = False):
     """Fill the gradients of a step's global batch; a part that the step leaves out has gradient
     zero.
     """
-    batch = tiny.make_batch(step, left_out(Case(0, 1, missing, "sgd"), step))
+    batch = global_batch(Case(0, 1, missing, "sgd", few_masked), step)
     found = reference.losses(task, batch)
     task.zero_grad()
     reference.total(task, found).backward()
@@ -72,7 +72,7 @@ def gradients_of(task, step: int, missing: bool):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_losses_equal_plain_pytorch(case: Case, results: Path, tokenizer: str) -> None:
-    want, _ = plain_run(tokenizer, case.missing, case.optimizer)
+    want, _ = plain_run(tokenizer, case.missing, case.optimizer, case.few_masked)
     got = json.loads((results / f"{case.name}.json").read_text())
     for step in range(STEPS):
         for name, loss in got[step].items():
@@ -101,7 +101,7 @@ def test_gradients_equal_plain_pytorch(case: Case, results: Path, tokenizer: str
             with torch.no_grad():
                 for name, parameter in task.named_parameters():
                     parameter.copy_(seen[f"weight/{step}/{name}"])
-            gradients_of(task, step, case.missing)
+            gradients_of(task, step, case.missing, case.few_masked)
         want = {name: p.grad for name, p in exact.named_parameters()}
         noise = max(distance(p.grad, want[name]) for name, p in plain.named_parameters())
         assert noise < 1e-5, "the test's model is too badly conditioned to show anything"
@@ -119,7 +119,7 @@ def distance(got: torch.Tensor, want: torch.Tensor) -> float:
 @pytest.mark.parametrize("case", SGD_CASES, ids=lambda case: case.name)
 def test_weights_equal_plain_pytorch(case: Case, results: Path, tokenizer: str) -> None:
     """After three SGD steps, to 1e-6 of each tensor's norm."""
-    _, want = plain_run(tokenizer, case.missing, "sgd")
+    _, want = plain_run(tokenizer, case.missing, "sgd", case.few_masked)
     seen = load_file(results / f"{case.name}.safetensors")
     for name, weight in want.items():
         difference = (seen[f"weight/{STEPS}/{name}"] - weight).norm()

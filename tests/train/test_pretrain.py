@@ -152,6 +152,16 @@ def test_dry_run_shows_the_plan_and_writes_nothing(synthetic: Path, tmp_path: Pa
     assert not run.exists()
 
 
+def test_masked_objectives_need_a_masked_view(synthetic: Path, tmp_path: Path, capfd) -> None:
+    off = "data.sources.synthetic.masked_view=false"
+    assert cli.main([*pretrain(synthetic, tmp_path / "run", off), "--dry-run"]) == 2
+    message = capfd.readouterr().err
+    assert (
+        "objectives mask text, image, audio, but every one of data.sources has masked_view"
+        in message
+    )
+
+
 def test_init_starts_from_other_weights(synthetic: Path, run: Path, tmp_path: Path) -> None:
     words = pretrain(synthetic, tmp_path / "next", f"init={run}", "train.max_steps=1")
     assert cli.main(words) == 0
