@@ -15,7 +15,7 @@ _NAMES = {
     "ece": "calibration error",
     "median_rank": "median rank",
 }
-_LOWER_IS_BETTER = ("median_rank", "ece")
+_LOWER_IS_BETTER = ("median_rank", "ece", "loss")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Row:
 
 def rows(scores: list[Score]) -> list[Row]:
     """The rows of one task. Shares lie on 0..100 %, ranks on a logarithmic axis that all ranks of
-    the task share.
+    the task share, a loss on an axis of its own from 0 to the largest number of its row.
     """
     ranks = [
         x
@@ -58,8 +58,14 @@ def is_rank(name: str) -> bool:
     return name.endswith("median_rank")
 
 
+def is_loss(name: str) -> bool:
+    return name.endswith("loss")
+
+
 def _row(s: Score, longest: float) -> Row:
     rank = is_rank(s.name)
+    numbers = [x for x in (s.value, s.chance, s.baseline, *(s.ci95 or ())) if x is not None]
+    top = max(numbers) * 1.05 if is_loss(s.name) else 1.0
     direction, metric = split_name(s.name)
 
     def show(x: float | None) -> str:
@@ -68,7 +74,7 @@ def _row(s: Score, longest: float) -> Row:
     def place(x: float | None) -> float | None:
         if x is None:
             return None
-        share = math.log(max(x, 1)) / math.log(max(longest, 2)) if rank else x
+        share = math.log(max(x, 1)) / math.log(max(longest, 2)) if rank else x / (top or 1.0)
         return round(100 * min(max(share, 0.0), 1.0), 2)
 
     low, high = s.ci95 or (None, None)
@@ -79,7 +85,7 @@ def _row(s: Score, longest: float) -> Row:
         direction=direction,
         metric=metric,
         value=show(s.value),
-        interval="" if s.ci95 is None else f"{show(low).removesuffix(' %')} – {show(high)}",
+        interval=_interval(s.ci95, s.name),
         chance=show(s.chance),
         baseline=show(s.baseline),
         baseline_name=s.baseline_name or "",
@@ -131,10 +137,22 @@ def judge(s: Score) -> tuple[str, bool]:
     return verdict, good
 
 
+def _interval(ci95: tuple[float, float] | None, name: str) -> str:
+    if ci95 is None:
+        return ""
+    low, high = (_number(x, name) for x in ci95)
+    return f"{low.removesuffix(' %')} – {high}"
+
+
 def _number(x: float, name: str) -> str:
-    if name.endswith("MRR"):
+    if is_loss(name) or name.startswith(("NDCG@", "MRR@")) or name.endswith("MRR"):
         return f"{x:.3f}"
     if is_rank(name):
         return f"{x:,.0f}" if x == int(x) or x >= 100 else f"{x:.1f}"
-    percent = 100 * x
-    return f"{percent:.2f} %" if 0 < percent < 1 else f"{percent:.1f} %"
+    return percent(x)
+
+
+def percent(share: float) -> str:
+    """``0.6021`` ▶ "60.2 %"; below 1 % two digits."""
+    value = 100 * share
+    return f"{value:.2f} %" if 0 < value < 1 else f"{value:.1f} %"

@@ -1,0 +1,140 @@
+"""What panels read: runs, sources, models and embeddings, each opened or computed once for the
+page.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from mmfm.data.collate import collate
+from mmfm.data.decode import SampleDecoder, build_transforms
+from mmfm.data.evaluation import EvaluationSource
+from mmfm.data.feature_cache import FeatureCache
+from mmfm.data.reader import RawSample, hash63
+from mmfm.data.transforms.base import Transform
+from mmfm.feature_caching import open_caches
+from mmfm.predictor import Encoded, Predictor, load
+from mmfm.types import Batch
+from mmfm_eval.readings import HeadOutputs
+from mmfm_eval.report.config import ReportConfig
+from mmfm_eval.report.panels.base import Missing
+from mmfm_eval.report.run import Run
+from mmfm_eval.report.samples import Samples
+from mmfm_eval.tasks.base import Rows
+
+
+class Context:
+    """The runs and sources of a report by name. What was made once is given again."""
+
+    def __init__(self, config: ReportConfig, say: Callable[[str], None]) -> None:
+        self.config = config
+        self._say = say
+        self.run = cache(self._open_run)
+        self.samples = cache(self._open_samples)
+        self.predictor = cache(self._load)
+        self.encoded = cache(self._encode)
+        self.transforms = cache(self._transforms)
+        self.opened: dict[str, Samples] = {}
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """Draws the examples of one panel: a function of the page's seed and `purpose`."""
+        return np.random.default_rng([self.config.seed, zlib.crc32(purpose.encode())])
+
+    def rows(self, run: str, source: str, modality: str) -> Rows:
+        """Embeddings of `modality` in a source with ids and groups, by the run's latest model."""
+        encoded = self.encoded(run, source)
+        if modality not in encoded.embedding:
+            raise ValueError(f"source {source!r} has no sample with {modality!r} for run {run!r}")
+        return Rows(
+            encoded.embedding[modality],
+            encoded.row_ids[modality],
+            encoded.groups[modality],
+            encoded.labels[modality],
+        )
+
+    def labelled(self, run: str, source: str, modality: str, label: str) -> tuple[Rows, list[str]]:
+        """`rows` with the class numbers of the field `label` (negative: none), and the names."""
+        rows, samples = self.rows(run, source, modality), self.samples(source)
+        names = samples.manifest.label_names.get(label, [])
+        number = {name: i for i, name in enumerate(names)}
+        found = [samples.read(i).meta.get("labels", {}).get(label) for i in rows.ids]
+        labels = np.array([number.get(str(f), -1) for f in found], dtype=np.int64)
+        return Rows(rows.x, rows.ids, rows.groups, labels), list(names)
+
+    def text(self, run: str, raw: RawSample) -> str:
+        """The text of a sample that evaluation uses."""
+        transform = self.transforms(run)["text"]
+        return transform.contents(raw.files, raw.meta)[0].decode("utf-8")
+
+    def batch(self, run: str, raws: Sequence[RawSample]) -> Batch:
+        """A batch of these samples with raw inputs, as evaluation reads them."""
+        decoder = SampleDecoder(self.transforms(run), train=False)
+        samples = [decoder.decode(raw, hash63(raw.sample_id)) for raw in raws]
+        return collate(samples, decoder.transforms)
+
+    def head_outputs(self, run: str, source: str) -> tuple[HeadOutputs, list[str]]:
+        """What the head of a fine-tuned run says of a source, and the ids of the rows."""
+        predictor = self.predictor(run)
+        if predictor.label is None or predictor.head is None:
+            raise ValueError(f"run {run!r} has no classification head")
+        label, names = predictor.label
+        self._say(f"predicting {source} with {run}")
+        data = self._source(run, source).with_label(label, names)
+        found = predictor.logits_batches(data)
+        logits = np.asarray(found.logits, dtype=np.float64)
+        return HeadOutputs(logits, found.labels, found.groups, list(names)), found.row_ids
+
+    def left_out(self) -> dict[str, int]:
+        """Samples that could not be read, by source."""
+        return {name: s.left_out for name, s in self.opened.items() if s.left_out}
+
+    def _open_run(self, name: str) -> Run:
+        return Run(name, self.config.runs[name])
+
+    def _open_samples(self, name: str) -> Samples:
+        self.opened[name] = Samples(name, self.config.sources[name])
+        return self.opened[name]
+
+    def _load(self, run: str) -> Predictor:
+        self._say(f"opening {run}")
+        return load(self.run(run).checkpoint.path)
+
+    def _transforms(self, run: str) -> dict[str, Transform]:
+        predictor = self.predictor(run)
+        return build_transforms(predictor.specs, predictor.transforms)
+
+    def _encode(self, run: str, source: str) -> Encoded:
+        predictor, samples = self.predictor(run), self.samples(source)
+        modalities = [m for m in predictor.specs if m in _modalities(samples)]
+        if not modalities:
+            raise Missing(f"Source {source} has none of the modalities of run {run}.")
+        data = self._source(run, source)
+        self._say(f"encoding {source} with {run}")
+        return predictor.encode_batches(data, modalities)
+
+    def _source(self, run: str, source: str) -> EvaluationSource:
+        predictor, manifest = self.predictor(run), self.samples(source).manifest
+        caches: Mapping[str, FeatureCache] = open_caches(
+            predictor.model,
+            [(source, manifest)],
+            Path(self.config.feature_cache),
+            transforms=predictor.transforms,
+            train=False,
+        )
+        return EvaluationSource(
+            source,
+            manifest,
+            predictor.specs,
+            batch_size=self.config.batch_size,
+            transforms=predictor.transforms,
+            cache=caches,
+        )
+
+
+def _modalities(samples: Samples) -> set[str]:
+    return {m for s in samples.manifest.shards for k in s.modality_sets for m in k.split("+")}

@@ -1,0 +1,36 @@
+"""Templates: a panel's lies beside its module and has its name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from mmfm_eval.report import rows
+
+FOLDER = Path(__file__).parent
+
+
+def render(module: str, **values: Any) -> Markup:
+    """The template beside an imported `module` (``neighbours.py`` ▶ ``neighbours.html.j2``)."""
+    file = sys.modules[module].__file__
+    assert file is not None
+    text = Path(file).with_suffix(".html.j2").read_text(encoding="utf-8")
+    return Markup(environment().from_string(text).render(**values))
+
+
+def environment() -> jinja2.Environment:
+    """Templates of this folder by name; everything that is not Markup is escaped."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    # A number and its sign stay on one line.
+    made.filters["percent"] = lambda share: rows.percent(share).replace(" ", "\u00a0")
+    return made
