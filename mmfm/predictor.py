@@ -24,7 +24,9 @@ from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError, component, from_dict
 from mmfm.data.decode import TRANSFORMS, build_transforms
 from mmfm.heads.base import Head
+from mmfm.heads.recommendation import RecommendationHead
 from mmfm.model import FUSED, Model
+from mmfm.next_item import Ranked, next_items, rank_held_out
 from mmfm.task import (
     FinetuneTask,
     FinetuneTaskConfig,
@@ -91,7 +93,7 @@ class Predictor:
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:
-        return self.model.specs
+        return self.task.specs
 
     @property
     def device(self) -> torch.device:
@@ -105,7 +107,8 @@ class Predictor:
         Each item is a path, the bytes of a file, or what the modality's transform takes: a string
         for text, a PIL image or an array for a picture, a waveform at the encoder's rate for sound.
         """
-        transforms = build_transforms(self.specs, self.transforms)
+        settings = {m: t for m, t in self.transforms.items() if m in self.model.specs}
+        transforms = build_transforms(self.model.specs, settings)
         unused = np.random.default_rng(0)
         found: dict[str, Tensor] = {}
         for modality, items in inputs.items():
@@ -180,6 +183,42 @@ class Predictor:
             wanted = ", ".join(m for read in self.head.reads for m in read.modalities)
             raise ValueError(f"no sample has any of what the head reads ({wanted})")
         return Predictions(columns["logits"], ids, groups, labels)
+
+    @torch.no_grad()
+    def rank_batches(self, data: Iterable[Batch], place: int = 1) -> Ranked:
+        """Where a recommendation head ranks the item at `place` from the end of each history (1 =
+        the last) after what comes before it. Collective.
+        """
+        head = self._recommender()
+        return rank_held_out(self._logits, data, place, head.held_out)
+
+    @torch.no_grad()
+    def recommend(self, history: Sequence[str], k: int = 10) -> list[tuple[str, float]]:
+        """The `k` items that are likeliest to come next, with their probabilities, those of the
+        `history` (ids of items, the latest last) left out.
+        """
+        head = self._recommender()
+        if isinstance(history, str):  # a string would be taken letter by letter
+            raise ValueError(f"a history is a list of ids, not {history!r}")
+        unknown = [item for item in history if item not in head.rows]
+        if unknown or not history or k < 1:
+            what = f"{unknown[0]!r} is no item" if unknown else "nothing is asked for"
+            raise ValueError(
+                f"{what}: give the ids of at least one of the head's {len(head.rows)} items, such "
+                f"as {head.item_ids[0]!r}, and a k of at least 1"
+            )
+        found = next_items(self._logits, [head.rows[item] for item in history], k)
+        return [(head.item_ids[row], probability) for row, probability in found]
+
+    def _logits(self, batch: Batch) -> Tensor:
+        return self._run(batch, predict=True).predictions["logits"]
+
+    def _recommender(self) -> RecommendationHead:
+        if not isinstance(self.head, RecommendationHead):
+            raise ConfigError(
+                "the checkpoint has no recommendation head: fine-tune one first (mmfm finetune)"
+            )
+        return self.head
 
     def _run(self, batch: Batch, **request: Any) -> Output:
         if self.task.training:

@@ -90,6 +90,11 @@ class Task(nn.Module):
                     )
 
     @property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Modality ▶ what the data pipeline must know of it."""
+        return self.model.specs
+
+    @property
     def cached(self) -> dict[str, CachedObjective]:
         """The objectives that compare all samples of the step."""
         return {n: o for n, o in self._named() if isinstance(o, CachedObjective)}
@@ -252,6 +257,11 @@ class FinetuneTask(Task):
         head = self.objectives["head"].head
         assert isinstance(head, Head)
         return head
+
+    @property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """As in `Task`, with what the head reads by itself."""
+        return {**self.model.specs, **self.head.specs}
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
     mmfm data make synthetic data/synthetic          # a small tri-modal set, made up, no network
     mmfm data make emoji data/emoji image_size=96    # options are key=value
+    mmfm data make movielens data/movielens          # films, and who watched which
     mmfm data make my_package.my_source data/mine    # a source of your own
     mmfm data weights minilm data/weights/minilm     # a pretrained encoder, as a folder
     mmfm data inspect data/emoji                     # what is in it
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 
     make = commands.add_parser("make", help="make a dataset of a source")
     make.add_argument(
-        "source", metavar="SOURCE", help="synthetic, emoji, stamps, or a dotted module"
+        "source", metavar="SOURCE", help="synthetic, emoji, stamps, movielens, or a dotted module"
     )
     make.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
     make.add_argument("options", metavar="key=value", nargs="*", help="options of the source")

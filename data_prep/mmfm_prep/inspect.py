@@ -123,7 +123,8 @@ def _add(summary: Summary, split: str, name: str, files: Mapping[str, bytes]) ->
         by_language = {**by_language, "": [files["txt"].decode("utf-8", errors="replace")]}
     image = next((files[e] for e in IMAGE_ENDINGS if e in files), None)
     audio = next((files[e] for e in AUDIO_ENDINGS if e in files), None)
-    present = {"audio": audio, "image": image, "text": by_language}
+    history = metadata.get("history")
+    present = {"audio": audio, "history": history, "image": image, "text": by_language}
     modality_set = "+".join(m for m, value in present.items() if value)
     cell = summary.cells[split, modality_set]
     cell.samples += 1

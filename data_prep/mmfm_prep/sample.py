@@ -30,8 +30,8 @@ class Sample:
 
     `key` is the file stem in the shard (letters, digits, ``_`` and ``-``), unique in its split.
     `id` is unique in the dataset and stays with the sample through to the results. Samples with
-    equal `group` mean the same thing. `labels` maps a field to a class name. `meta` is further
-    metadata, plain JSON.
+    equal `group` mean the same thing. `history`: ids of samples, in the order in which somebody
+    chose them. `labels` maps a field to a class name. `meta` is further metadata, plain JSON.
     """
 
     key: str
@@ -43,6 +43,7 @@ class Sample:
     image_ending: str = "png"
     audio: bytes | None = None
     audio_ending: str = "flac"
+    history: list[str] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -62,7 +63,12 @@ class Sample:
     @property
     def modality_set(self) -> str:
         """The sorted names of what the sample has, joined by ``+``: ``audio+image+text``."""
-        present = {"audio": self.audio, "image": self.image, "text": self.texts}
+        present = {
+            "audio": self.audio,
+            "history": self.history,
+            "image": self.image,
+            "text": self.texts,
+        }
         return "+".join(name for name, value in present.items() if value)
 
     def files(self) -> dict[str, bytes | str]:
@@ -70,6 +76,8 @@ class Sample:
         metadata: dict[str, Any] = {"id": self.id, "group": self.group}
         if self.texts:
             metadata["texts"] = self.texts
+        if self.history:
+            metadata["history"] = self.history
         metadata |= {"labels": self.labels, "source": self.source, "licence": self.licence}
         metadata |= self.meta
         out: dict[str, bytes | str] = {

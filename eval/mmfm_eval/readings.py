@@ -65,13 +65,16 @@ class Predictor(Protocol):
 
     def logits_batches(self, data: Iterable[Any]) -> Any: ...
 
+    def rank_batches(self, data: Iterable[Any], place: int = 1) -> Any: ...
+
 
 @dataclass(frozen=True)
 class Reading:
     """The embeddings of `modalities` of one source, also fused or pooled; with the labels of a
     field where needed.
 
-    `logits`: the outputs of the checkpoint's head, with its label, instead.
+    `logits`: the outputs of the checkpoint's head, with its label, instead. `place`: where a
+    recommendation head ranks the item at this place from the end of each history, instead.
     """
 
     source: str
@@ -80,9 +83,15 @@ class Reading:
     pooled: bool = False
     label: str | None = None
     logits: bool = False
+    place: int | None = None
+
+    @property
+    def of_head(self) -> bool:
+        """Whether it is the head that is read, not the embeddings."""
+        return self.logits or self.place is not None
 
     def __str__(self) -> str:
-        what = "head" if self.logits else " + ".join(self.modalities)
+        what = "head" if self.of_head else " + ".join(self.modalities)
         return f"{self.source}, {what}{', fused' * self.fused}"
 
     def serves(self, other: Reading) -> bool:
@@ -91,7 +100,7 @@ class Reading:
             return True
         return (
             self.source == other.source
-            and not (self.logits or other.logits)
+            and not (self.of_head or other.of_head)
             and set(other.modalities) <= set(self.modalities)
             and (not other.fused or (self.fused and set(self.modalities) == set(other.modalities)))
             and (self.pooled or not other.pooled)
@@ -105,7 +114,7 @@ def passes(readings: Iterable[Reading]) -> list[Reading]:
     One for each fused combination, and one for the rest of each source and label.
     """
     readings = list(dict.fromkeys(readings))
-    plan = [r for r in readings if r.fused or r.logits]
+    plan = [r for r in readings if r.fused or r.of_head]
     for reading in readings:
         if any(p.serves(reading) for p in plan):
             continue
@@ -121,7 +130,7 @@ def passes(readings: Iterable[Reading]) -> list[Reading]:
 
 def _merge(a: Reading, b: Reading) -> Reading | None:
     """One plain reading for both, or None where that is impossible."""
-    plain = not (a.fused or a.logits or b.fused or b.logits)
+    plain = not (a.fused or a.of_head or b.fused or b.of_head)
     labels = {a.label, b.label} - {None}
     if not plain or a.source != b.source or len(labels) > 1:
         return None
@@ -154,6 +163,8 @@ def encode_readings(
 def _run(predictor: Predictor, data: Mapping[str, Any], reading: Reading) -> Any:
     """One pass. A source that can't be opened anew with a label has what it was opened with."""
     source = data[reading.source]
+    if reading.place is not None:
+        return predictor.rank_batches(source, reading.place)
     if reading.logits:
         names = list(predictor.head.label_names)
         if hasattr(source, "with_label"):

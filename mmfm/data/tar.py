@@ -3,7 +3,7 @@
 A sample is a run of consecutive tar members with the same key: the path up to the first dot of the
 file name. What follows that dot, in lower case, is the ending, and the endings decide the sample's
 modality set (`modality_endings`). Nothing is unpickled, and nothing is decoded but a sample's JSON,
-to see whether it holds texts.
+to see whether it holds texts or a history.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Endings = Mapping[str, Sequence[str]]
 """modality ▶ the endings of its files."""
 
-JSON_FIELDS = {"texts": "text"}
+JSON_FIELDS = {"texts": "text", "history": "history"}
 """Fields of ``<key>.json`` that hold a modality, beside the files with its endings."""
 BLOCK = tarfile.BLOCKSIZE
 _MAX_JSON = 16 << 20

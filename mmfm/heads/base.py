@@ -26,6 +26,13 @@ class Head(nn.Module):
     label: str | None = None
 
     @property
+    def specs(self) -> dict[str, dict[str, Any]]:
+        """Inputs of its own, beside those of the model's encoders: modality ▶ what the data
+        pipeline must know of it.
+        """
+        return {}
+
+    @property
     def metrics(self) -> Mapping[str, Metric]:
         """name ▶ function of (predictions, labels) as numpy arrays; higher is better."""
         raise NotImplementedError

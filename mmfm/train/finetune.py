@@ -6,14 +6,17 @@ mmfm finetune configs/finetune/quickstart.yaml init=runs/quickstart freeze=encod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError
+from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
 from mmfm.train.init_weights import start_from
+from mmfm.train.items import encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.run import Run
@@ -44,11 +47,19 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
         start_from(task.model, found)
     if recipe.freeze == "model":
         task.model.requires_grad_(False)
-    return Run(recipe, task, label, evaluate_first=True)
+    begin = None
+    if isinstance(task.head, RecommendationHead):
+        begin = partial(encode_items, task, recipe)
+    return Run(recipe, task, label, evaluate_first=True, begin=begin)
 
 
 def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:
-    """(field, names) of the head's labels, from the manifests; None for a head without labels."""
+    """(field, names) of the head's labels, from the manifests, or the ids of its items; None for a
+    head without either.
+    """
+    items = getattr(recipe.head, "items", None)
+    if isinstance(items, ItemsConfig):
+        return HISTORY, item_ids(items)
     field = getattr(recipe.head, "label", None)
     if field is None:
         return None

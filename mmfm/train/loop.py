@@ -58,6 +58,8 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
         raw=list(run.task.mask_ratios),
         quarantine=run.folder / "quarantine.jsonl",
     )
+    if run.begin is not None and found is None:
+        run.begin()
     trainer = Trainer(
         run.task,
         recipe.train,
@@ -181,7 +183,7 @@ def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
     def files(folder: Path) -> None:
         (folder / "config.yaml").write_text(dump(run.recipe), encoding="utf-8")
         preprocessing = {
-            "specs": run.task.model.specs,
+            "specs": run.task.specs,
             "transforms": to_dict(run.recipe.data)["transforms"],
             "label": run.label,
         }

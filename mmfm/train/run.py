@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from mmfm.train.recipe import Recipe
 @dataclass
 class Run:
     """A run that is set up: nothing of it has started yet. `label`: (field, names) that a head
-    learns.
+    learns. `begin`: what is left to be done to the task in the process group, before a run that is
+    not a resumed one; collective.
     """
 
     recipe: Recipe
     task: Task
     label: tuple[str, list[str]] | None = None
     evaluate_first: bool = False
+    begin: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.dir)
@@ -33,7 +36,7 @@ class Run:
         recipe = self.recipe
         return Pipeline(
             recipe.data,
-            self.task.model.specs,
+            self.task.specs,
             seed=recipe.run.seed,
             rank=distributed.rank(),
             world_size=world_size,
