@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import Tensor
 
 from mmfm.model import Model
 from mmfm.objectives.base import zero_term
 from mmfm.types import Batch, Read
-
-
-class Reconstruction(NamedTuple):
-    """At every grid position: whether it was `masked` [B,G], what stands there, what is predicted."""
-
-    masked: Tensor
-    target: Tensor
-    predicted: Tensor
 
 
 def check_ratio(mask_ratio: float) -> None:

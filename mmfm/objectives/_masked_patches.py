@@ -12,8 +12,14 @@ from torch import Tensor, nn
 
 from mmfm.layers.transformer import Transformer
 from mmfm.model import Model
-from mmfm.objectives._masked import Reconstruction, check_ratio, masked_counts, masked_read
-from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
+from mmfm.objectives._masked import check_ratio, masked_counts, masked_read
+from mmfm.objectives.base import (
+    Objective,
+    ObjectiveConfig,
+    ReadFeatures,
+    Reconstruction,
+    zero_term,
+)
 from mmfm.types import Batch, LossTerms
 
 

@@ -8,6 +8,7 @@ trainer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,16 @@ class CachedObjective(Objective):
 
     def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
         return self.loss(self.rows(features, batch), self.scalars())
+
+
+class Reconstruction(NamedTuple):
+    """At every grid position: whether it was `masked` [B,G], what stands there, what is
+    predicted.
+    """
+
+    masked: Tensor
+    target: Tensor
+    predicted: Tensor
 
 
 def zero_term(like: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,13 @@ from torch import Tensor, nn
 
 from mmfm.model import Model
 from mmfm.objectives._masked import check_ratio, masked_counts, masked_read
-from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
+from mmfm.objectives.base import (
+    Objective,
+    ObjectiveConfig,
+    ReadFeatures,
+    Reconstruction,
+    zero_term,
+)
 from mmfm.types import Batch, LossTerms
 
 
@@ -61,6 +67,25 @@ class MaskedText(Objective):
             return {name: zero_term(batch["group"])}
         tokens_BLD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
         masked_BL = found.masked[self.modality]
-        logits_NV = self.decoder(self.transform(tokens_BLD[masked_BL])).float()
+        logits_NV = self.logits(tokens_BLD[masked_BL])
         words_N = found.targets[self.modality][masked_BL]
         return {name: (F.cross_entropy(logits_NV, words_N, reduction="sum"), masked_BL.sum())}
+
+    def logits(self, tokens_ND: Tensor) -> Tensor:
+        """[N,D] ▶ [N,V] float32: what could stand at the position of each token."""
+        found: Tensor = self.decoder(self.transform(tokens_ND)).float()
+        return found
+
+    def reconstruct(self, features: ReadFeatures) -> Reconstruction:
+        """Token ids [B,L] int64; the likeliest one is predicted at every position.
+
+        ValueError where no sample has the modality.
+        """
+        found = features[self.reads[0]]
+        if self.modality not in found.masked:
+            raise ValueError(f"no sample has {self.modality!r}: there is nothing to reconstruct")
+        tokens_BLD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
+        predicted_BL = self.logits(tokens_BLD).argmax(-1)
+        return Reconstruction(
+            found.masked[self.modality], found.targets[self.modality], predicted_BL
+        )
