@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mmfm_eval.report.context import Context
 
 _HIDDEN = 0.62
+_KINDS = ["picture", "spectrogram", "caption"]
 
 
 @dataclass(kw_only=True)
@@ -54,31 +55,28 @@ class Config(PanelConfig):
     @torch.no_grad()
     def render(self, context: Context) -> Panel:
         predictor = context.predictor(self.run)
-        objectives = [o for o in predictor.task.objectives.values() if hasattr(o, "reconstruct")]
+        task: Any = predictor.task
+        objectives = [o for o in task.objectives.values() if hasattr(o, "reconstruct")]
         if not objectives:
             raise Missing(f"Run {self.run} has no masked objective: its recipe names none.")
         raws = self._draw(context, set(predictor.specs))
         batch = to_device(context.batch(self.run, raws), predictor.device)
-        batch = predictor.task.prepare(batch)
+        batch = task.prepare(batch)
         blocks = []
         for objective in objectives:
-            read = objective.reads[0]
-            found = predictor.task.features(batch, objective.reads)[read]
-            if objective.modality in found.masked:
+            read, modality = objective.reads[0], objective.modality
+            found = task.features(batch, objective.reads)[read]
+            if modality in found.masked:
                 made = objective.reconstruct({read: found})
-                spec = predictor.specs[objective.modality]
-                blocks.append(
-                    {
-                        "kind": _kind(spec),
-                        "modality": objective.modality,
-                        "ratio": predictor.task.mask_ratios[objective.modality],
-                        "context": [m for m in read.modalities if m != objective.modality],
-                        "normalised": getattr(objective, "normalise", False),
-                        "samples": self._samples(
-                            context, objective.modality, raws, batch, found, made
-                        ),
-                    }
-                )
+                block = {
+                    "kind": _kind(predictor.specs[modality]),
+                    "ratio": task.mask_ratios[modality],
+                    "context": [m for m in read.modalities if m != modality],
+                    "normalised": getattr(objective, "normalise", False),
+                    "samples": self._samples(context, modality, raws, batch, found, made),
+                }
+                blocks.append(block)
+        blocks.sort(key=lambda block: _KINDS.index(block["kind"]))
         html = render(__name__, blocks=blocks, seed=context.config.seed)
         return Panel(self.title, html)
 
@@ -106,7 +104,7 @@ class Config(PanelConfig):
         for row, sample in enumerate(found.rows[modality].tolist()):
             one = Reconstruction(*(part[row].cpu() for part in made))
             if kind == "picture":
-                item = _picture(one, predictor.specs[modality])
+                item: dict[str, Any] = _picture(one, predictor.specs[modality])
             elif kind == "spectrogram":
                 real = predictor.model.encoder(modality).token_valid(
                     batch[modality], batch.get(f"{modality}_mask")
@@ -120,7 +118,7 @@ class Config(PanelConfig):
 
 
 def _kind(spec: dict[str, Any]) -> str:
-    """What a modality looks like, by what its encoder says of its inputs."""
+    """How a modality is drawn, by what its encoder says of its inputs."""
     if "vocab_size" in spec:
         return "caption"
     return "spectrogram" if "sample_rate" in spec else "picture"
@@ -131,7 +129,7 @@ def _name(context: Context, run: str, raw: RawSample) -> str:
     return context.text(run, raw) if has_text else raw.sample_id
 
 
-def _picture(one: Reconstruction, spec: dict[str, Any]) -> dict[str, str]:
+def _picture(one: Reconstruction, spec: dict[str, Any]) -> dict[str, Any]:
     """The masked picture, the masked patches filled in, the original."""
     side = round(len(one.masked) ** 0.5)
     patch = spec["size"] // side
@@ -152,7 +150,7 @@ def _picture(one: Reconstruction, spec: dict[str, Any]) -> dict[str, str]:
 
 def _spectrogram(
     one: Reconstruction, real: int, predictor: Predictor, modality: str
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """The same of a log-mel spectrogram: time to the right, low tones below."""
     encoder: Any = predictor.model.encoder(modality)
     frames, mels = encoder.patch
@@ -179,7 +177,7 @@ def _words(
 ) -> list[tuple[str, str, bool]]:
     """(text, what was predicted in its place or "", whether it joins the text before) by token."""
     tokenizer: Any = context.transforms(run)[modality].tokenizer  # type: ignore[attr-defined]
-    words = []
+    words: list[tuple[str, str, bool]] = []
     before: list[int] = []
     for masked, target, predicted, real in zip(
         *(part.tolist() for part in (*one, valid)), strict=True
