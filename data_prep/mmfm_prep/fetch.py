@@ -19,10 +19,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmfm_prep.errors import PrepError
-from mmfm_prep.progress import say
+from mmfm_prep.progress import working
 
 TIMEOUT = 900.0
 """Seconds after which a client that neither ends nor fails is stopped."""
+
+# A root apt would drop its privileges and then warn that it can't write here.
+APT = (
+    *("apt-get", "--quiet=2", "-o", "APT::Sandbox::User=root"),
+    *("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=30"),
+)
 
 
 @dataclass(frozen=True)
@@ -72,12 +78,43 @@ def apt(package: Package, cache: Path) -> Path:
             f"{package.name} is fetched with apt-get, which isn't on this machine: "
             "make this dataset on a Debian or Ubuntu machine, or leave it out"
         )
-    # A root apt would drop its privileges and then warn that it can't write here.
-    command = [
-        *("apt-get", "--quiet=2", "-o", "APT::Sandbox::User=root", "download"),
-        f"{package.name}={package.version}",
-    ]
-    return _fetched(package, cache, command, "apt-get", "the package lists (apt-get update)")
+    spec, check = f"{package.name}={package.version}", "the package lists (apt-get update)"
+    try:
+        return _fetched(package, cache, [*APT, "download", spec], "apt-get", check)
+    except PrepError as error:
+        reason = error
+    # A fresh container has no package lists, and only root may fill the machine's own.
+    with tempfile.TemporaryDirectory(prefix=".apt.", dir=cache) as folder:
+        own = _apt_lists(Path(folder))
+        with working("fetching the package lists of apt-get"):
+            updated = _run([*APT, *own, "-o", "APT::Update::Error-Mode=any", "update"], folder)
+        if updated is None or updated.returncode != 0:
+            raise reason
+        return _fetched(package, cache, [*APT, *own, "download", spec], "apt-get", check)
+
+
+def _apt_lists(folder: Path) -> list[str]:
+    """Options with which apt-get keeps its package lists in `folder`, as any user may."""
+    for name in ("lists", "archives"):
+        (folder / name / "partial").mkdir(parents=True)
+    places = {"State::lists": folder.absolute() / "lists", "Cache": folder.absolute()}
+    return [part for key, path in places.items() for part in ("-o", f"Dir::{key}={path}")]
+
+
+def _run(command: Sequence[str], folder: str) -> subprocess.CompletedProcess[str] | None:
+    """`command` run in `folder`, with what it said; None where it took longer than `TIMEOUT`."""
+    try:
+        return subprocess.run(
+            command,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return None
 
 
 def _fetched(
@@ -86,29 +123,16 @@ def _fetched(
     path = cache / package.file
     if path.is_file() and package.matches(path):
         return path
-    say(f"fetching {package.name} {package.version} with {client}")
     try:
         cache.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PrepError(f"can't make the cache folder {cache}: {error.strerror}") from None
+    hint = f"check the network and {check}, or put the file {package.file} into the folder {cache}"
     with tempfile.TemporaryDirectory(prefix=".fetch.", dir=cache) as folder:
-        hint = (
-            f"check the network and {check}, or put the file {package.file} into the folder {cache}"
-        )
-        try:
-            run = subprocess.run(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT,
-            )
-        except subprocess.TimeoutExpired:
-            raise PrepError(
-                f"{client} did not fetch {package.name} within {TIMEOUT:.0f} s: {hint}"
-            ) from None
+        with working(f"fetching {package.name} {package.version} with {client}"):
+            run = _run(command, folder)
+        if run is None:
+            raise PrepError(f"{client} did not fetch {package.name} within {TIMEOUT:.0f} s: {hint}")
         files = [p for p in Path(folder).iterdir() if p.is_file()]
         if run.returncode != 0 or len(files) != 1:
             raise PrepError(

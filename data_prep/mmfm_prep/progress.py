@@ -1,8 +1,9 @@
-"""One progress bar on stderr, so that stdout stays for results."""
+"""Progress bars on stderr, so that stdout stays for results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -36,3 +37,18 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
     )
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield from progress.track(items, total=total, description=what)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Says `what` is being done, and for how long already, while the block runs: work whose length
+    nobody knows. One line where stderr is no terminal.
+    """
+    if not console.is_terminal:
+        say(what)
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(
+        *columns, console=console, disable=not console.is_terminal, transient=True
+    ) as progress:
+        progress.add_task(what, total=None)
+        yield

@@ -11,19 +11,19 @@ import ctypes
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
 
 import numpy as np
 
 from mmfm_prep.errors import PrepError
+from mmfm_prep.progress import track
 from mmfm_prep.sound import Wave
-
-T = TypeVar("T")
 
 # espeak-ng/speak_lib.h
 _RETRIEVAL = 1
@@ -47,34 +47,42 @@ def say_all(lines: Sequence[tuple[str, str]]) -> tuple[list[Wave], int]:
     so only a fresh one gives the same waves for the same lines.
     """
     with _fresh_process() as pool:
-        return _result(pool.submit(_say_all, lines))
+        spoken = list(track(pool.map(_say, lines, chunksize=8), "speak words", len(lines)))
+        return spoken, pool.submit(_sample_rate).result()
 
 
 def pronounce_all(texts: Sequence[str], voice: str) -> list[str]:
     """How `voice` pronounces each of `texts`, in IPA: equal for those that sound the same."""
     with _fresh_process() as pool:
-        return _result(pool.submit(_pronounce_all, texts, voice))
+        return list(pool.map(partial(_pronounce, voice=voice), texts, chunksize=64))
 
 
-def _fresh_process() -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-
-
-def _result(future: Future[T]) -> T:
+@contextmanager
+def _fresh_process() -> Iterator[ProcessPoolExecutor]:
+    spawn = multiprocessing.get_context("spawn")
     try:
-        return future.result()
+        with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+            yield pool
     except BrokenProcessPool:
         raise PrepError("espeak-ng crashed: reinstall espeakng-loader") from None
 
 
-def _say_all(lines: Sequence[tuple[str, str]]) -> tuple[list[Wave], int]:
-    with Speaker() as speaker:
-        return [speaker.say(text, voice) for text, voice in lines], speaker.sample_rate
+@cache
+def _speaker() -> Speaker:
+    """The one of this process."""
+    return Speaker()
 
 
-def _pronounce_all(texts: Sequence[str], voice: str) -> list[str]:
-    with Speaker() as speaker:
-        return [speaker.phonemes(text, voice) for text in texts]
+def _say(line: tuple[str, str]) -> Wave:
+    return _speaker().say(*line)
+
+
+def _sample_rate() -> int:
+    return _speaker().sample_rate
+
+
+def _pronounce(text: str, voice: str) -> str:
+    return _speaker().phonemes(text, voice)
 
 
 class Speaker:

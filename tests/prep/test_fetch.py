@@ -84,6 +84,34 @@ def test_no_apt_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         fetch.apt(PACKAGE, tmp_path)
 
 
+APT = """
+case "$*" in
+  *Dir::State::lists=*" update")
+    lists=$(echo "$*" | sed "s/.*State::lists=//; s/ .*//")
+    : > "$lists/thing" ;;
+  *Dir::State::lists=*" download thing=1.0")
+    lists=$(echo "$*" | sed "s/.*State::lists=//; s/ .*//")
+    [ -e "$lists/thing" ] && printf "a package" > thing-1.0.tgz ;;
+  *) echo "E: Unable to locate package thing" >&2; exit 100 ;;
+esac
+"""
+
+
+def test_apt_without_package_lists_fetches_its_own(npm: Path, tmp_path: Path) -> None:
+    client(npm.with_name("apt-get"), APT)
+    client(npm.with_name("dpkg-deb"), "exit 1")
+    path = fetch.apt(PACKAGE, tmp_path / "cache")
+    assert path.read_bytes() == CONTENT
+    assert list((tmp_path / "cache").iterdir()) == [path]
+
+
+def test_apt_without_a_network_says_the_first_reason(npm: Path, tmp_path: Path) -> None:
+    client(npm.with_name("apt-get"), "echo 'E: Unable to locate package thing' >&2; exit 100")
+    client(npm.with_name("dpkg-deb"), "exit 1")
+    with pytest.raises(PrepError, match=r"Unable to locate package thing.*apt-get update"):
+        fetch.apt(PACKAGE, tmp_path / "cache")
+
+
 def test_npm_from_pypi_where_the_machine_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

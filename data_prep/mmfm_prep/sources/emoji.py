@@ -38,6 +38,7 @@ from mmfm_prep.emoji_art import (
 )
 from mmfm_prep.errors import PrepError
 from mmfm_prep.parallel import ordered_map
+from mmfm_prep.progress import track
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources.base import Source
 
@@ -113,7 +114,8 @@ class Config(Source):
         for style in self.styles:
             files = [art[style][concept.paths[style]] for concept in concepts]
             images = ordered_map(partial(draw, size=self.image_size), files)
-            for concept, image in zip(concepts, images, strict=True):
+            drawn = track(images, f"draw {style}", len(files))
+            for concept, image in zip(concepts, drawn, strict=True):
                 if image is None:
                     blank[style] += 1
                     continue
