@@ -5,7 +5,7 @@ page.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -14,15 +14,13 @@ import numpy as np
 from mmfm.data.collate import collate
 from mmfm.data.decode import SampleDecoder, build_transforms
 from mmfm.data.evaluation import EvaluationSource
-from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.reader import RawSample, hash63
 from mmfm.data.transforms.base import Transform
 from mmfm.feature_caching import open_caches
 from mmfm.predictor import Encoded, Predictor, load
 from mmfm.types import Batch
-from mmfm_eval.readings import HeadOutputs
+from mmfm_eval.readings import HeadOutputs, Ints
 from mmfm_eval.report.config import ReportConfig
-from mmfm_eval.report.panels.base import Missing
 from mmfm_eval.report.run import Run
 from mmfm_eval.report.samples import Samples
 from mmfm_eval.tasks.base import Rows
@@ -45,9 +43,12 @@ class Context:
         """Draws the examples of one panel: a function of the page's seed and `purpose`."""
         return np.random.default_rng([self.config.seed, zlib.crc32(purpose.encode())])
 
-    def rows(self, run: str, source: str, modality: str) -> Rows:
-        """Embeddings of `modality` in a source with ids and groups, by the run's latest model."""
-        encoded = self.encoded(run, source)
+    def rows(self, run: str, source: str, modality: str, alone: bool = False) -> Rows:
+        """Embeddings of `modality` in a source with ids and groups, by the run's latest model.
+
+        All modalities of the source are encoded together, unless no panel needs others: `alone`.
+        """
+        encoded = self.encoded(run, source, (modality,) if alone else ())
         if modality not in encoded.embedding:
             raise ValueError(f"source {source!r} has no sample with {modality!r} for run {run!r}")
         return Rows(
@@ -57,14 +58,11 @@ class Context:
             encoded.labels[modality],
         )
 
-    def labelled(self, run: str, source: str, modality: str, label: str) -> tuple[Rows, list[str]]:
-        """`rows` with the class numbers of the field `label` (negative: none), and the names."""
-        rows, samples = self.rows(run, source, modality), self.samples(source)
-        names = samples.manifest.label_names.get(label, [])
-        number = {name: i for i, name in enumerate(names)}
-        found = [samples.read(i).meta.get("labels", {}).get(label) for i in rows.ids]
-        labels = np.array([number.get(str(f), -1) for f in found], dtype=np.int64)
-        return Rows(rows.x, rows.ids, rows.groups, labels), list(names)
+    def labels(self, source: str, ids: Sequence[str], field: str, names: Sequence[str]) -> Ints:
+        """The place in `names` of the label `field` of each sample, -1 where it has none."""
+        samples, number = self.samples(source), {name: i for i, name in enumerate(names)}
+        found = [samples.read(i).meta.get("labels", {}).get(field) for i in ids]
+        return np.array([number.get(str(f), -1) for f in found], dtype=np.int64)
 
     def text(self, run: str, raw: RawSample) -> str:
         """The text of a sample that evaluation uses."""
@@ -84,7 +82,7 @@ class Context:
             raise ValueError(f"run {run!r} has no classification head")
         label, names = predictor.label
         self._say(f"predicting {source} with {run}")
-        data = self._source(run, source).with_label(label, names)
+        data = self._source(run, source, list(predictor.specs)).with_label(label, names)
         found = predictor.logits_batches(data)
         logits = np.asarray(found.logits, dtype=np.float64)
         return HeadOutputs(logits, found.labels, found.groups, list(names)), found.row_ids
@@ -108,18 +106,20 @@ class Context:
         predictor = self.predictor(run)
         return build_transforms(predictor.specs, predictor.transforms)
 
-    def _encode(self, run: str, source: str) -> Encoded:
+    def _encode(self, run: str, source: str, only: tuple[str, ...]) -> Encoded:
         predictor, samples = self.predictor(run), self.samples(source)
-        modalities = [m for m in predictor.specs if m in _modalities(samples)]
+        there = _modalities(samples)
+        modalities = [m for m in only or predictor.specs if m in there]
         if not modalities:
-            raise Missing(f"Source {source} has none of the modalities of run {run}.")
-        data = self._source(run, source)
+            raise ValueError(f"source {source!r} has nothing that run {run!r} has an encoder for")
+        data = self._source(run, source, modalities)
         self._say(f"encoding {source} with {run}")
         return predictor.encode_batches(data, modalities)
 
-    def _source(self, run: str, source: str) -> EvaluationSource:
+    def _source(self, run: str, source: str, modalities: Sequence[str]) -> EvaluationSource:
         predictor, manifest = self.predictor(run), self.samples(source).manifest
-        caches: Mapping[str, FeatureCache] = open_caches(
+        transforms = {m: t for m, t in predictor.transforms.items() if m in modalities}
+        caches = open_caches(
             predictor.model,
             [(source, manifest)],
             Path(self.config.feature_cache),
@@ -129,10 +129,10 @@ class Context:
         return EvaluationSource(
             source,
             manifest,
-            predictor.specs,
+            {m: predictor.specs[m] for m in modalities},
             batch_size=self.config.batch_size,
-            transforms=predictor.transforms,
-            cache=caches,
+            transforms=transforms,
+            cache={m: c for m, c in caches.items() if m in modalities},
         )
 
 

@@ -33,4 +33,5 @@ def environment() -> jinja2.Environment:
     )
     # A number and its sign stay on one line.
     made.filters["percent"] = lambda share: rows.percent(share).replace(" ", "\u00a0")
+    made.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
     return made
