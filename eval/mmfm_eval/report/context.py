@@ -17,6 +17,7 @@ from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.reader import RawSample, hash63
 from mmfm.data.transforms.base import Transform
 from mmfm.feature_caching import open_caches
+from mmfm.next_item import Ranked
 from mmfm.predictor import Encoded, Predictor, load
 from mmfm.types import Batch
 from mmfm_eval.readings import HeadOutputs, Ints
@@ -86,6 +87,12 @@ class Context:
         found = predictor.logits_batches(data)
         logits = np.asarray(found.logits, dtype=np.float64)
         return HeadOutputs(logits, found.labels, found.groups, list(names)), found.row_ids
+
+    def ranked(self, run: str, source: str) -> Ranked:
+        """Where a run's recommendation head ranks the last item of each history of a source."""
+        predictor = self.predictor(run)
+        self._say(f"ranking {source} with {run}")
+        return predictor.rank_batches(self._source(run, source, list(predictor.specs)))
 
     def left_out(self) -> dict[str, int]:
         """Samples that could not be read, by source."""

@@ -53,7 +53,9 @@ class Samples:
         return found
 
     def read(self, sample_id: str) -> RawSample:
-        """The sample's files and metadata."""
+        """The sample's files and metadata. ValueError where there is none of that id."""
+        if sample_id not in self.places:
+            raise ValueError(f"source {self.name} has no sample {sample_id!r}")
         return self.at(*self.places[sample_id])
 
     def at(self, shard: int, index: int) -> RawSample:
