@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmfm_prep.errors import PrepError
-from mmfm_prep.leaks import LeakCounter
+from mmfm_prep.leaks import LeakCounter, show_leaks
 from mmfm_prep.make import missing
 from mmfm_prep.progress import track
 from mmfm_prep.sample import AUDIO_ENDINGS, IMAGE_ENDINGS, all_texts
@@ -152,18 +152,12 @@ def show(summary: Summary, manifest: Mapping[str, Any], console: Console) -> Non
     console.print(_counts(summary))
     console.print(_labels(summary))
     console.print(_texts(summary))
-    leaks = summary.leaks.report(manifest.get("held_out", ()))
-    if leaks:
-        table = _table("held-out split", "shares its", "with the same group", "another", "of")
-        table.title = "what held-out splits share with the others"
-        for split, kinds in leaks.items():
-            for kind, n in kinds.items():
-                row = (n["same_group"], n["other_group"], n["of"])
-                table.add_row(split, kind, *(f"{value:,}" for value in row))
-        console.print(table)
-    for split, equal in summary.leaks.ambiguous().items():
-        counts = ", ".join(f"{n:,} by {kind}" for kind, n in equal.items())
-        console.print(f"{split}: samples equal to one of another group: {counts}")
+    show_leaks(
+        summary.leaks.report(manifest.get("held_out", ())),
+        manifest.get("shared_by_design", ()),
+        summary.leaks.ambiguous(),
+        console,
+    )
     for what, counter in (("not read (ending)", summary.ignored), ("broken", summary.unreadable)):
         if counter:
             console.print(f"{what}: " + ", ".join(f"{n:,} {k}" for k, n in counter.items()))
@@ -227,6 +221,5 @@ def _table(*headers: str) -> Table:
     table = Table(title_justify="left")
     text = ("split", "modality set", "label", "language", "most common (share of its samples)")
     for header in headers:
-        left = header in text or header in ("held-out split", "shares its")
-        table.add_column(header, justify="left" if left else "right", overflow="fold")
+        table.add_column(header, justify="left" if header in text else "right", overflow="fold")
     return table

@@ -1,4 +1,4 @@
-"""Counts what a held-out split shares with the splits that a model trains on.
+"""Counts, and shows, what a held-out split shares with the splits that a model trains on.
 
 Equal pictures, equal sounds, equal normalised texts and equal groups are counted. Some sharing is
 the point of a split (a held-out drawing style shows the same concepts under the same names); an
@@ -11,7 +11,12 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+KINDS = ("image", "audio", "text", "group")
 
 Leaks = dict[str, dict[str, dict[str, int]]]
 """Held-out split ▶ kind (image, audio, text, group) ▶ counts of its samples: same_group,
@@ -50,7 +55,7 @@ class LeakCounter:
         """
         kinds = self._seen.setdefault(
             split,
-            {k: defaultdict(lambda: defaultdict(int)) for k in ("image", "audio", "text", "group")},
+            {k: defaultdict(lambda: defaultdict(int)) for k in KINDS},
         )
         if image:
             kinds["image"][content_hash(image)][group] += 1
@@ -96,3 +101,52 @@ class LeakCounter:
                 if counts["of"]:
                     out[split][kind] = counts
         return out
+
+
+def show_leaks(
+    leaks: Leaks,
+    by_design: Collection[str],
+    ambiguous: Mapping[str, Mapping[str, int]],
+    console: Console,
+) -> None:
+    """Print `leaks` as one table, and below it what of that is a leak and what is meant so.
+
+    `by_design`: the kinds that the held-out splits are meant to share. `ambiguous`: as
+    `LeakCounter.ambiguous` gives it.
+    """
+    if leaks:
+        console.print("Held-out content that training has too, in the same group / in another:")
+        table = Table()
+        table.add_column("held-out split", overflow="fold")
+        for header in ("samples", *KINDS):
+            table.add_column(header, justify="right")
+        for split, kinds in leaks.items():
+            cells = [_cell(kinds.get(kind)) for kind in KINDS]
+            table.add_row(split, f"{kinds['group']['of']:,}", *cells)
+        console.print(table)
+        for line in verdict(leaks, by_design):
+            console.print(line, soft_wrap=True)
+    for split, equal in ambiguous.items():
+        counts = ", ".join(f"{n:,} by {kind}" for kind, n in equal.items())
+        console.print(f"{split}: samples equal to one of another group: {counts}", soft_wrap=True)
+
+
+def verdict(leaks: Leaks, by_design: Collection[str]) -> list[str]:
+    """What `leaks` mean, as sentences."""
+    found = [
+        f"{counts['same_group'] + counts['other_group']:,} of {split} by {kind}"
+        for split, kinds in leaks.items()
+        for kind, counts in kinds.items()
+        if kind not in by_design and counts["same_group"] + counts["other_group"]
+    ]
+    lines = [f"LEAK into the held-out splits: {', '.join(found)}" if found else "No leak."]
+    if by_design:
+        lines.append(
+            f"Shared by design: {' and '.join(by_design)}. The held-out splits show known things "
+            "in a way that is new; what must not be shared is the picture or the sound itself."
+        )
+    return lines
+
+
+def _cell(counts: Mapping[str, int] | None) -> str:
+    return "–" if counts is None else f"{counts['same_group']:,} / {counts['other_group']:,}"

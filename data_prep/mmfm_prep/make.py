@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from mmfm.config import Component, apply_overrides, component, component_type, to_dict
 from mmfm_prep.errors import PrepError
-from mmfm_prep.progress import say, track
+from mmfm_prep.leaks import show_leaks
+from mmfm_prep.progress import console, say, track
 from mmfm_prep.sources.base import Source
 from mmfm_prep.writer import DatasetWriter, new_folder, write_json
 
@@ -62,6 +63,7 @@ def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]
             licence=config.licence,
             seed=config.seed,
             held_out=list(config.held_out()),
+            shared_by_design=list(config.shared_by_design),
             leaks=writer.leaks.report(config.held_out()),
             ambiguous=writer.leaks.ambiguous(),
             notes=config.notes,
@@ -69,6 +71,7 @@ def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]
         if not manifest["shards"]:
             raise PrepError(f"source {name!r} with these options gives no sample")
         write_json(folder / "manifest.json", manifest)
+    show_leaks(manifest["leaks"], config.shared_by_design, manifest["ambiguous"], console)
     total = sum(manifest["totals"].values())
     seconds = time.monotonic() - start
     say(f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s")

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from mmfm_prep.leaks import LeakCounter, normalise
+import io
+import re
+
+from rich.console import Console
+
+from mmfm_prep.leaks import LeakCounter, normalise, show_leaks
 
 
 def test_leaks_are_told_apart_by_group() -> None:
@@ -40,3 +45,35 @@ def test_ambiguous_samples_are_counted_within_a_split() -> None:
 
 def test_normalise() -> None:
     assert normalise(" Ｓｔｒａßｅ\n 5 ") == normalise("STRASSE 5")
+
+
+def shown(by_design: tuple[str, ...], counter: LeakCounter) -> str:
+    console = Console(file=io.StringIO(), width=100)
+    show_leaks(counter.report(["test"]), by_design, counter.ambiguous(), console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_table_tells_leaks_from_what_is_meant() -> None:
+    counter = LeakCounter()
+    counter.add("train", "cat", image=b"cat", texts=["a cat"])
+    counter.add("train", "dog", image=b"dog", texts=["a dog"])
+    counter.add("test", "cat", image=b"cat, drawn anew", texts=["a cat"])
+    text = shown(("text", "group"), counter)
+    assert re.search(r"test +│ +1 │ 0 / 0 │ +– │ 1 / 0 │ 1 / 0", text)
+    assert "No leak." in text
+    assert "Shared by design: text and group." in text
+    assert "LEAK into the held-out splits: 1 of test by text, 1 of test by group" in shown(
+        (), counter
+    )
+    counter.add("test", "wolf", image=b"dog", texts=["a wolf"])
+    assert "LEAK into the held-out splits: 1 of test by image\n" in shown(
+        ("text", "group"), counter
+    )
+
+
+def test_without_held_out_splits_there_is_nothing_to_show() -> None:
+    console = Console(file=io.StringIO())
+    show_leaks({}, (), {}, console)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue() == ""

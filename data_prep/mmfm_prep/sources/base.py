@@ -24,6 +24,9 @@ class Source:
     not_recorded: ClassVar[tuple[str, ...]] = ()
     """Options that don't change what is made (a cache folder), left out of the manifest."""
 
+    shared_by_design: ClassVar[tuple[str, ...]] = ()
+    """What held-out splits are meant to share with the others (text, group): no leak."""
+
     seed: int = 0
     samples_per_shard: int = 1024
 

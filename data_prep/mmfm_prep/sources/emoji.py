@@ -57,6 +57,7 @@ class Config(Source):
         "names: Unicode-3.0; categories: MIT; voices: free output of espeak-ng"
     )
     not_recorded: ClassVar[tuple[str, ...]] = ("cache",)
+    shared_by_design: ClassVar[tuple[str, ...]] = ("text", "group")
 
     cache: Path = Path("cache")
     """Where the fetched packages stay."""
