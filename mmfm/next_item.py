@@ -45,12 +45,14 @@ def rank_held_out(
     scores: Callable[[Batch], Tensor], data: Iterable[Batch], place: int, held_out: int
 ) -> Ranked:
     """Rank the item at `place` from the end of each history (1 = last) by ``scores(batch)`` [B,N]
-    after what comes before it. Collective.
+    after what comes before it; other samples are passed over. Collective.
     """
     mine: dict[str, tuple[int, float, int, Ints]] = {}
     short: set[str] = set()
     items = 0
     for batch in data:
+        if "history" not in batch:  # samples of other kinds, in the same batches on all ranks
+            continue
         history, length = batch["history"], batch["history_mask"].sum(1) - place
         places = torch.arange(history.shape[1])
         before = places[None, :] < length[:, None]

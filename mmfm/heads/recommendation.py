@@ -126,7 +126,7 @@ class RecommendationHead(Head):
         return {"recall_at_10": recall_at_10}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {"next_item": (batch["history_next"] != IGNORE_INDEX).sum().double()}
+        return {"next_item": (_following(batch) != IGNORE_INDEX).sum().double()}
 
     def forward(self, features: Mapping[Read, Features], batch: Batch) -> dict[str, Tensor]:
         """`logits` [P,N] of the P places that have a next item in ``history_next``, and those
@@ -135,10 +135,11 @@ class RecommendationHead(Head):
         if self.training and "dropout_seed" in batch:
             torch.manual_seed(mix_ints(batch["dropout_seed"], 0))
         items = self.items()
-        if "history_next" in batch:
-            following = batch["history_next"]
-            hidden = self.states(items, batch["history"])[following != IGNORE_INDEX]
-            return {"logits": hidden @ items.T, "items": following[following != IGNORE_INDEX]}
+        if "history_next" in batch or HISTORY not in batch:
+            following = _following(batch)
+            hidden = self.states(items, batch.get(HISTORY, following))
+            learnt = following != IGNORE_INDEX
+            return {"logits": hidden[learnt] @ items.T, "items": following[learnt]}
         history, length = self.latest(batch["history"], batch["history_mask"].sum(1))
         hidden = self.states(items, history)
         last = (length - 1).clamp(min=0)
@@ -173,6 +174,14 @@ class RecommendationHead(Head):
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """`item` [B,N] int64: all items, the likeliest first."""
         return {"item": outputs["logits"].argsort(dim=-1, descending=True), "rows": outputs["rows"]}
+
+
+def _following(batch: Batch) -> Tensor:
+    """``history_next`` [B,L]; of a micro-batch of other samples, without any history, [0,1]."""
+    if HISTORY in batch:
+        following: Tensor = batch["history_next"]
+        return following
+    return torch.zeros(0, 1, dtype=torch.int64, device=batch["group"].device)
 
 
 def _buffer(modality: str) -> str:

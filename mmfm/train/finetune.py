@@ -16,7 +16,7 @@ from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
 from mmfm.train.init_weights import start_from
-from mmfm.train.items import encode_items, item_ids
+from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.run import Run
@@ -59,6 +59,7 @@ def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:
     """
     items = getattr(recipe.head, "items", None)
     if isinstance(items, ItemsConfig):
+        check_histories(recipe)
         return HISTORY, item_ids(items)
     field = getattr(recipe.head, "label", None)
     if field is None:

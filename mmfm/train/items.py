@@ -12,7 +12,7 @@ from mmfm.data.manifest import Manifest
 from mmfm.data.reader import SampleReader
 from mmfm.data.sequential import SequentialData
 from mmfm.feature_caching import open_caches
-from mmfm.heads.recommendation import ItemsConfig, RecommendationHead
+from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.predictor import Predictor
 from mmfm.task import FinetuneTask
 from mmfm.train.recipe import FinetuneConfig
@@ -45,6 +45,14 @@ def item_ids(items: ItemsConfig) -> list[str]:
                 raise ConfigError(f"head.items: {sample.place}: a second {sample.sample_id!r}")
             ids[sample.sample_id] = None
     return list(ids)
+
+
+def check_histories(recipe: FinetuneConfig) -> None:
+    """ConfigError where the data that are trained on hold no history."""
+    for _, manifest, _ in recipe.data.open_sources():
+        if any(HISTORY in name.split("+") for s in manifest.shards for name in s.modality_sets):
+            return
+    raise ConfigError(f"data.sources: no sample has a {HISTORY!r}: the head learns from those")
 
 
 def encode_items(task: FinetuneTask, recipe: FinetuneConfig) -> None:
