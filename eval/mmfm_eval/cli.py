@@ -1,6 +1,7 @@
 """The command `mmfm eval`: run a suite on a checkpoint and write results.json and report.html.
 
     mmfm eval runs/quickstart configs/eval/quickstart.yaml
+    mmfm eval CHECKPOINT SUITE.yaml --force        # also where the same has been run before
     deepspeed --num_gpus 2 --module mmfm eval CHECKPOINT SUITE.yaml batch_size=128
 
 Nothing that takes time is imported before the arguments are read.
@@ -13,6 +14,12 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mmfm.checkpoint import Checkpoint
+    from mmfm_eval.results import Results
+    from mmfm_eval.suite import SuiteConfig
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,20 +52,38 @@ def _evaluate(args: argparse.Namespace) -> int:
     suite = runner.agreed(lambda: config.load(SuiteConfig, args.suite, args.overrides))
     # Not verified here: mmfm.load reads and compares every file.
     checkpoint = runner.agreed(lambda: Checkpoint.open(args.checkpoint, verify=False))
-    plan = runner.prepare(suite, checkpoint, args.device)
-    if args.dry_run:
-        if distributed.is_main():
-            print(plan.describe())
-        return 0
     out = args.out or default_folder(checkpoint.path, suite.name)
-    runner.agreed(lambda: _check_writable(out))
-    results = runner.run(plan, checkpoint, _say)
+    results = None
+    if not (args.force or args.dry_run):
+        results = on_main(lambda: _already(out, suite, checkpoint, args.device))
+    if results is None:
+        plan = runner.prepare(suite, checkpoint, args.device)
+        if args.dry_run:
+            if distributed.is_main():
+                print(plan.describe())
+            return 0
+        runner.agreed(lambda: _check_writable(out))
+        results = runner.run(plan, checkpoint, _say)
+    else:
+        _say(f"{out} has the results of this suite on this checkpoint already (--force: run it)")
     files = {"results.json": results.to_json(), "report.html": page.render(results)}
     on_main(lambda: write_all(out, files))
     if distributed.is_main():
         terminal.show(results)
         print(f"{out / 'results.json'}  {out / 'report.html'}")
     return 0
+
+
+def _already(
+    out: Path, suite: SuiteConfig, checkpoint: Checkpoint, device: str | None
+) -> Results | None:
+    """The results in `out`, where running the suite again would give the same."""
+    from mmfm_eval import runner
+    from mmfm_eval.results import already
+
+    manifests = runner.open_sources(suite)
+    wanted = runner.the_protocol(suite, checkpoint, manifests, runner.device_named(device))
+    return already(out / "results.json", wanted)
 
 
 def _say(text: str) -> None:
@@ -100,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--device", help="cpu, cuda or cuda:N (default: the GPU where there is one)"
     )
+    parser.add_argument("--force", action="store_true", help="run it where its results are there")
     parser.add_argument("--dry-run", action="store_true", help="check everything, run nothing")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     return parser

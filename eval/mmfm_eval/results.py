@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -61,6 +62,16 @@ class Results:
             "left_out": self.left_out,
         }
 
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Results:
+        """The results that `document` was made of."""
+        scores: dict[str, list[Score]] = {}
+        for row in document["results"]:
+            fields = {k: v for k, v in row.items() if k not in ("task", "metric", "ci95")}
+            ci95 = None if row["ci95"] is None else (row["ci95"][0], row["ci95"][1])
+            scores.setdefault(row["task"], []).append(Score(row["metric"], ci95=ci95, **fields))
+        return cls(scores=scores, **{k: v for k, v in document.items() if k != "results"})
+
     def to_json(self) -> str:
         return json.dumps(self.document(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -75,9 +86,9 @@ def protocol(
 ) -> dict[str, Any]:
     """All that could change a score, with two hashes over it.
 
-    `fingerprint` covers everything but where the data lie and what reads them; two
-    evaluations with the same one must agree. `suite_fingerprint` leaves out the checkpoint and its
-    preprocessing: scores of two models may be compared where it is equal.
+    `fingerprint` covers everything but where the data lie and what reads them; two evaluations with
+    the same one, by the same code (`code_sha256`), must agree. `suite_fingerprint` leaves out the
+    checkpoint and its preprocessing: scores of two models may be compared where it is equal.
     """
     resolved = to_dict(suite)
     versions = {"python": platform.python_version()}
@@ -101,6 +112,7 @@ def protocol(
         "suite_fingerprint": digest(shared),
         "suite": resolved,
         "mmfm": metadata.version("mmfm"),
+        "code_sha256": code_digest(suite.tasks.values()),
         "checkpoint_manifest_sha256": checkpoint_sha256,
         "data_digests": dict(digests),
         "preprocessing_sha256": digest(preprocessing),
@@ -108,6 +120,29 @@ def protocol(
         "libraries": versions,
         "interval": "95 % percentile bootstrap over groups, 1,000 resamples",
     }
+
+
+def already(file: Path, wanted: Mapping[str, Any]) -> Results | None:
+    """The results in `file` where the protocol `wanted` and the same code made them, else None."""
+    try:
+        document = json.loads(file.read_text(encoding="utf-8"))
+        there = document["protocol"]
+        if any(there[key] != wanted[key] for key in ("fingerprint", "code_sha256")):
+            return None
+        return Results.from_document(document)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def code_digest(tasks: Iterable[Any]) -> str:
+    """sha256 over the code that can change a score: mmfm, mmfm_eval and the modules of `tasks`."""
+    here = Path(__file__).parent
+    library = Path(inspect.getfile(to_dict)).parent
+    files = {*library.rglob("*.py"), *here.rglob("*.py")}
+    files -= {*(library / "train").rglob("*.py"), *(here / "report").rglob("*.py")}
+    files |= {Path(inspect.getfile(type(task))) for task in tasks}
+    sums = sorted(hashlib.sha256(f.read_bytes()).hexdigest() for f in files)
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def digest(value: Any) -> str:

@@ -107,16 +107,26 @@ def run(plan: Plan, checkpoint: Checkpoint, say: Callable[[str], None]) -> Resul
     return Results(
         model=_describe_model(plan.predictor, checkpoint),
         suite=plan.suite.name,
-        protocol=protocol(
-            plan.suite,
-            checkpoint_sha256=sha256(checkpoint.path / "manifest.json"),
-            digests={name: m.digest() for name, m in plan.manifests.items()},
-            preprocessing=checkpoint.preprocessing,
-            device=str(plan.predictor.device.type),
-        ),
+        protocol=the_protocol(plan.suite, checkpoint, plan.manifests, device),
         scores=scores,
         details=details,
         left_out={name: source.left_out() for name, source in data.items()},
+    )
+
+
+def the_protocol(
+    suite: SuiteConfig,
+    checkpoint: Checkpoint,
+    manifests: Mapping[str, Manifest],
+    device: torch.device,
+) -> dict[str, Any]:
+    """The protocol of `suite` on `checkpoint`, known before anything has run."""
+    return protocol(
+        suite,
+        checkpoint_sha256=sha256(checkpoint.path / "manifest.json"),
+        digests={name: m.digest() for name, m in manifests.items()},
+        preprocessing=checkpoint.preprocessing,
+        device=str(device.type),
     )
 
 
@@ -140,20 +150,26 @@ def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> 
             evaluators[name] = task.build()
             evaluators[name].seed = suite.seed
             evaluators[name].check_sources(suite.sources)
-    manifests = {}
-    for name, source in suite.sources.items():
-        try:
-            manifests[name] = Manifest.open(source.path, source.splits)
-        except ValueError as error:
-            raise ValueError(f"sources.{name}: {error}") from None
-    predictor = load(checkpoint.path, _device(device))
+    manifests = open_sources(suite)
+    predictor = load(checkpoint.path, device_named(device))
     for name, evaluator in evaluators.items():
         with _naming(name):
             evaluator.check_model(predictor)
     return Plan(suite, evaluators, manifests, predictor)
 
 
-def _device(name: str | None) -> torch.device:
+def open_sources(suite: SuiteConfig) -> dict[str, Manifest]:
+    """The shards of each source; ValueError that names the source where there are none."""
+    manifests = {}
+    for name, source in suite.sources.items():
+        try:
+            manifests[name] = Manifest.open(source.path, source.splits)
+        except ValueError as error:
+            raise ValueError(f"sources.{name}: {error}") from None
+    return manifests
+
+
+def device_named(name: str | None) -> torch.device:
     """The device of that name; without one, and for "cuda", this rank's own."""
     try:
         device = distributed.device() if name in (None, "cuda") else torch.device(str(name))

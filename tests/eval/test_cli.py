@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mmfm_eval import cli, runner
+from mmfm_eval import cli, results, runner
 from tests.eval.fakes import FakePredictor
 from tests.eval.shards import SPECS, make_set
 from tests.eval.tiny_checkpoint import make_checkpoint, make_data
@@ -190,3 +190,33 @@ def test_help_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0
     assert "SUITE" in done.stdout.upper()
+
+
+def test_what_was_run_before_is_shown_and_not_run_again(
+    checkpoint: Path, suite: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    _, first, _ = run(capsys, checkpoint, suite)
+    file = Path(first.split()[-2])
+    before = file.read_text()
+    page = file.with_name("report.html").read_text()
+    file.with_name("report.html").unlink()
+    code, again, err = run(capsys, checkpoint, suite)
+    assert (code, again) == (0, first)
+    assert "already" in err
+    assert "pass" not in err
+    assert file.read_text() == before
+    assert file.with_name("report.html").read_text() == page
+    for other in (["--force"], ["seed=1"]):
+        _, _, err = run(capsys, checkpoint, suite, *other)
+        assert "pass 1 of 2" in err
+    run(capsys, checkpoint, suite)
+    monkeypatch.setattr(results, "code_digest", lambda tasks: "other code")
+    assert "pass 1 of 2" in run(capsys, checkpoint, suite)[2]
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"protocol": {}}'])
+def test_results_that_cannot_be_read_are_made_anew(
+    content: str, checkpoint: Path, suite: Path, tmp_path: Path, capsys: Any
+) -> None:
+    (tmp_path / "results.json").write_text(content)
+    assert "pass 1 of 2" in run(capsys, checkpoint, suite, "--out", tmp_path)[2]

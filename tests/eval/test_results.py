@@ -83,6 +83,10 @@ def test_results_json_has_the_contracts_keys() -> None:
     assert needed | {"preprocessing_sha256", "libraries"} <= set(document["protocol"])
 
 
+def test_what_was_written_is_read_back() -> None:
+    assert Results.from_document(json.loads(results().to_json())) == results()
+
+
 def test_fingerprints_change_with_what_can_change_a_score_only() -> None:
     base = its_protocol(suite())
     moved = its_protocol(suite(sources={"art": {"path": "/elsewhere"}}, workers=3))
