@@ -3,8 +3,8 @@
     predictor = mmfm.load("runs/quickstart")
     predictor.encode(image=["cat.png"], text=["a cat"])["image"]   # [1, embed_dim], length 1
 
-`encode_batches` and `logits_batches` run over whole data sets; they are collective, and give every
-rank all rows.
+`encode_batches`, `logits_batches` and the like run over whole data sets; they are collective, and
+give every rank all rows.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mmfm.config import ConfigError, component, from_dict
 from mmfm.data.decode import TRANSFORMS, build_transforms
 from mmfm.heads.base import Head
 from mmfm.heads.recommendation import RecommendationHead
+from mmfm.masked_losses import Baseline, Context, MaskedLosses, losses_by_context
 from mmfm.model import FUSED, Model
 from mmfm.next_item import Ranked, next_items, rank_held_out
 from mmfm.task import (
@@ -219,6 +220,31 @@ class Predictor:
                 "the checkpoint has no recommendation head: fine-tune one first (mmfm finetune)"
             )
         return self.head
+
+    @torch.no_grad()
+    def masked_losses_batches(
+        self,
+        data: Iterable[Batch],
+        baselines: Mapping[str, Baseline],
+        without: Sequence[Context] = (),
+    ) -> dict[str, MaskedLosses]:
+        """The losses of the masked objectives that `baselines` names, sample by sample: with all
+        that a sample has, and for each of `without` as if it lacked these modalities.
+
+        The masks are those of the samples' own seeds, the same for every context. Collective.
+        """
+        assert isinstance(self.task, PretrainTask)
+        tables: dict[str, _Table] = {name: _Table() for name in baselines}
+        for batch in data:
+            prepared = self.task.prepare(to_device(batch, self.device))
+            found = losses_by_context(self._run, self.task, prepared, baselines, without)
+            for name, (samples, columns) in found.items():
+                tables[name].add(batch, samples.cpu(), columns)
+        gathered = {name: table.gather() for name, table in tables.items()}
+        return {
+            name: MaskedLosses.of(ids, groups, columns)
+            for name, (ids, groups, _, columns) in gathered.items()
+        }
 
     def _run(self, batch: Batch, **request: Any) -> Output:
         if self.task.training:

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +22,7 @@ from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
 from mmfm.masking import derive_seed, draw_mask, mix_ints
 from mmfm.model import ENCODED, Model, ModelConfig
-from mmfm.objectives.base import CachedObjective, Objective
+from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
 OF_ROWS = ("mask", "tokens", "tokens_mask", "pooled")
@@ -236,6 +236,32 @@ class PretrainTask(Task):
                 raise ConfigError(f"objectives.{name}: {error}") from None
         return cls(model, objectives)
 
+    @property
+    def masked(self) -> dict[str, MaskedObjective]:
+        """The objectives that predict what a mask hides."""
+        return {n: o for n, o in self._named() if isinstance(o, MaskedObjective)}
+
+    def forward(
+        self,
+        batch: Batch,
+        rows_only: bool = False,
+        gradients: StepRows | None = None,
+        reads: Sequence[Read] | None = None,
+        each: Sequence[str] = (),
+    ) -> Output:
+        """As in `Task`; `each`: of these masked objectives (error, prediction) at every masked
+        position of a prepared batch, in `losses` under the objectives' names, with the features.
+        """
+        if not each:
+            return super().forward(batch, rows_only, gradients, reads)
+        chosen = {name: self.masked[name] for name in each}
+        features = self.features(batch, [read for o in chosen.values() for read in o.reads])
+        output = Output(features=features)
+        for name, objective in chosen.items():
+            for pair in objective(features, batch, each=True).values():
+                output.losses[name] = pair
+        return output
+
 
 class FinetuneTask(Task):
     """A model and a head; the head's loss is the one objective."""
@@ -298,6 +324,14 @@ def in_masked_view(batch: Batch) -> Batch:
         if len(chosen):
             part["rows"][modality] = rows[chosen]
     return part
+
+
+def without(batch: Batch, modalities: Collection[str]) -> Batch:
+    """`batch` as if no sample had these `modalities`; a batch that is prepared keeps its masks."""
+    gone = {f"{m}_{name}" for m in modalities for name in OF_ROWS} | set(modalities)
+    part = {key: value for key, value in batch.items() if key not in gone}
+    rows = {m: value for m, value in batch["rows"].items() if m not in modalities}
+    return {**part, "rows": rows}
 
 
 def _salt(text: str) -> int:

@@ -87,7 +87,7 @@ class Reading:
 
     @property
     def of_head(self) -> bool:
-        """Whether it is the head that is read, not the embeddings."""
+        """Whether it is the head that is read, or an objective, not the embeddings."""
         return self.logits or self.place is not None
 
     def __str__(self) -> str:
@@ -106,6 +106,19 @@ class Reading:
             and (self.pooled or not other.pooled)
             and other.label in (None, self.label)
         )
+
+
+@dataclass(frozen=True)
+class OwnPass(Reading):
+    """What a task reads in a way of its own: nothing else is served by that pass."""
+
+    @property
+    def of_head(self) -> bool:
+        return True
+
+    def run(self, predictor: Any, data: Mapping[str, Any]) -> Any:
+        """The result, from the model and the sources. Collective."""
+        raise NotImplementedError
 
 
 def passes(readings: Iterable[Reading]) -> list[Reading]:
@@ -162,6 +175,8 @@ def encode_readings(
 
 def _run(predictor: Predictor, data: Mapping[str, Any], reading: Reading) -> Any:
     """One pass. A source that can't be opened anew with a label has what it was opened with."""
+    if isinstance(reading, OwnPass):
+        return reading.run(predictor, data)
     source = data[reading.source]
     if reading.place is not None:
         return predictor.rank_batches(source, reading.place)

@@ -1,12 +1,9 @@
-"""What the masked objectives share: what they read, and how much they count."""
+"""What the settings of the masked objectives share: the ratio, and what they may see."""
 
 from __future__ import annotations
 
-from torch import Tensor
-
 from mmfm.model import Model
-from mmfm.objectives.base import zero_term
-from mmfm.types import Batch, Read
+from mmfm.types import Read
 
 
 def check_ratio(mask_ratio: float) -> None:
@@ -29,9 +26,3 @@ def masked_read(modality: str, context: list[str] | None, model: Model) -> tuple
             f"context names {sorted(unknown)}, the model has {', '.join(model.encoders)}"
         )
     return Read("masked", tuple(sorted(modalities)), fused=True), model.fusion.width
-
-
-def masked_counts(modality: str, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-    if modality not in masks:
-        return {f"masked_{modality}": zero_term(batch["group"])[1].double()}
-    return {f"masked_{modality}": masks[modality].sum().double()}

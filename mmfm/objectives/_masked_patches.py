@@ -12,15 +12,14 @@ from torch import Tensor, nn
 
 from mmfm.layers.transformer import Transformer
 from mmfm.model import Model
-from mmfm.objectives._masked import check_ratio, masked_counts, masked_read
+from mmfm.objectives._masked import check_ratio, masked_read
 from mmfm.objectives.base import (
-    Objective,
+    MaskedObjective,
     ObjectiveConfig,
     ReadFeatures,
     Reconstruction,
-    zero_term,
 )
-from mmfm.types import Batch, LossTerms
+from mmfm.types import Features
 
 
 @dataclass(kw_only=True)
@@ -39,10 +38,8 @@ class MaskedPatchesConfig(ObjectiveConfig):
         check_ratio(self.mask_ratio)
 
 
-class MaskedPatches(Objective):
-    """Mean squared error of each masked patch; one term, ``masked_<modality>``, counted in
-    patches.
-    """
+class MaskedPatches(MaskedObjective):
+    """Mean squared error of each masked patch."""
 
     def __init__(self, config: MaskedPatchesConfig, modality: str, model: Model) -> None:
         super().__init__()
@@ -70,26 +67,14 @@ class MaskedPatches(Objective):
         )
         self.predict = nn.Linear(config.decoder_width, encoder.patch_dim)
 
-    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        return masked_counts(self.modality, batch, masks)
-
-    def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
-        found = features[self.reads[0]]
-        name = f"masked_{self.modality}"
-        if self.modality not in found.masked:
-            return {name: zero_term(batch["group"])}
-        tokens_BKD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
+    def at_masked(self, found: Features) -> tuple[Tensor, Tensor]:
         masked_BG = found.masked[self.modality]
-        predicted_BGP = self.decode(
-            tokens_BKD, found.kept[self.modality], found.valid[self.modality], masked_BG
-        )
-        target_BGP = found.targets[self.modality].float()
-        if self.normalise:
-            target_BGP = normalise_patches(target_BGP)
-        error_N = F.mse_loss(
-            predicted_BGP[masked_BG].float(), target_BGP[masked_BG], reduction="none"
-        ).mean(1)
-        return {name: (error_N.sum(), masked_BG.sum())}
+        predicted_NP = self._decode(found)[masked_BG].float()
+        target_NP = self.target(found.targets[self.modality])[masked_BG]
+        return F.mse_loss(predicted_NP, target_NP, reduction="none").mean(1), predicted_NP
+
+    def target(self, stands_BG: Tensor) -> Tensor:
+        return normalise_patches(stands_BG.float()) if self.normalise else stands_BG.float()
 
     def reconstruct(self, features: ReadFeatures) -> Reconstruction:
         """Patches [B,G,P] in the encoder's own units (see `patchify`).
@@ -101,16 +86,16 @@ class MaskedPatches(Objective):
         found = features[self.reads[0]]
         if self.modality not in found.masked:
             raise ValueError(f"no sample has {self.modality!r}: there is nothing to reconstruct")
-        tokens_BKD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
-        masked_BG = found.masked[self.modality]
-        predicted_BGP = self.decode(
-            tokens_BKD, found.kept[self.modality], found.valid[self.modality], masked_BG
-        ).float()
+        predicted_BGP = self._decode(found).float()
         target_BGP = found.targets[self.modality].float()
         if self.normalise:
             mean, deviation = _moments(target_BGP)
             predicted_BGP = predicted_BGP * deviation + mean
-        return Reconstruction(masked_BG, target_BGP, predicted_BGP)
+        return Reconstruction(found.masked[self.modality], target_BGP, predicted_BGP)
+
+    def _decode(self, found: Features) -> Tensor:
+        m = self.modality
+        return self.decode(self.seen(found), found.kept[m], found.valid[m], found.masked[m])
 
     def decode(
         self, tokens_BKD: Tensor, kept_BK: Tensor, valid_BK: Tensor, masked_BG: Tensor

@@ -90,6 +90,47 @@ class Reconstruction(NamedTuple):
     predicted: Tensor
 
 
+class MaskedObjective(Objective):
+    """Predicts what a mask hides of one `modality`; one term, ``masked_<modality>``, counted in
+    masked positions.
+    """
+
+    modality: str
+
+    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.modality not in masks:
+            return {self.term: zero_term(batch["group"])[1].double()}
+        return {self.term: masks[self.modality].sum().double()}
+
+    def forward(self, features: ReadFeatures, batch: Batch, each: bool = False) -> LossTerms:
+        """With `each` not (sum, count), but (error [N], prediction [N,…]) at the N masked
+        positions, row by row; no term at all where no sample has the modality.
+        """
+        found = features[self.reads[0]]
+        if self.modality not in found.masked:
+            return {} if each else {self.term: zero_term(batch["group"])}
+        error_N, prediction_N = self.at_masked(found)
+        if each:
+            return {self.term: (error_N, prediction_N)}
+        return {self.term: (error_N.sum(), found.masked[self.modality].sum())}
+
+    @property
+    def term(self) -> str:
+        return f"masked_{self.modality}"
+
+    def at_masked(self, found: Features) -> tuple[Tensor, Tensor]:
+        """(error [N], prediction [N,…]) at the masked positions, row by row."""
+        raise NotImplementedError
+
+    def target(self, stands_BG: Tensor) -> Tensor:
+        """What is to be predicted [B,G,…], from what stands there (see `Features.targets`)."""
+        return stands_BG
+
+    def seen(self, found: Features) -> Tensor:
+        """The tokens that it predicts from."""
+        return (found.fused if self.reads[0].fused else found.tokens)[self.modality]
+
+
 def zero_term(like: Tensor) -> tuple[Tensor, Tensor]:
     """The term of a loss that has nothing to compare in this micro-batch."""
     return torch.zeros((), device=like.device), torch.zeros((), device=like.device)

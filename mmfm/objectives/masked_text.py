@@ -13,15 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmfm.model import Model
-from mmfm.objectives._masked import check_ratio, masked_counts, masked_read
+from mmfm.objectives._masked import check_ratio, masked_read
 from mmfm.objectives.base import (
-    Objective,
+    MaskedObjective,
     ObjectiveConfig,
     ReadFeatures,
     Reconstruction,
-    zero_term,
 )
-from mmfm.types import Batch, LossTerms
+from mmfm.types import Features
 
 
 @dataclass(kw_only=True)
@@ -42,7 +41,7 @@ class Config(ObjectiveConfig):
         return MaskedText(self, model)
 
 
-class MaskedText(Objective):
+class MaskedText(MaskedObjective):
     """Cross-entropy of the words at masked positions; one term, ``masked_<modality>``."""
 
     def __init__(self, config: Config, model: Model) -> None:
@@ -57,19 +56,11 @@ class MaskedText(Objective):
         self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
         self.decoder = nn.Linear(width, spec["vocab_size"])
 
-    def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        return masked_counts(self.modality, batch, masks)
-
-    def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
-        found = features[self.reads[0]]
-        name = f"masked_{self.modality}"
-        if self.modality not in found.masked:
-            return {name: zero_term(batch["group"])}
-        tokens_BLD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
+    def at_masked(self, found: Features) -> tuple[Tensor, Tensor]:
         masked_BL = found.masked[self.modality]
-        logits_NV = self.logits(tokens_BLD[masked_BL])
+        logits_NV = self.logits(self.seen(found)[masked_BL])
         words_N = found.targets[self.modality][masked_BL]
-        return {name: (F.cross_entropy(logits_NV, words_N, reduction="sum"), masked_BL.sum())}
+        return F.cross_entropy(logits_NV, words_N, reduction="none"), logits_NV.argmax(-1)
 
     def logits(self, tokens_ND: Tensor) -> Tensor:
         """[N,D] ▶ [N,V] float32: what could stand at the position of each token."""
@@ -84,8 +75,7 @@ class MaskedText(Objective):
         found = features[self.reads[0]]
         if self.modality not in found.masked:
             raise ValueError(f"no sample has {self.modality!r}: there is nothing to reconstruct")
-        tokens_BLD = (found.fused if self.reads[0].fused else found.tokens)[self.modality]
-        predicted_BL = self.logits(tokens_BLD).argmax(-1)
+        predicted_BL = self.logits(self.seen(found)).argmax(-1)
         return Reconstruction(
             found.masked[self.modality], found.targets[self.modality], predicted_BL
         )
