@@ -10,6 +10,7 @@ from mmfm import distributed
 from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
+from mmfm.progress import Bar
 from mmfm.types import Batch
 
 
@@ -70,7 +71,7 @@ class EvaluationSource:
 
     def _open(self, label: tuple[str, Sequence[str]] | None) -> SequentialData:
         self._count()
-        data = SequentialData(
+        data = _Watched(
             [(self.name, self.manifest)],
             self._specs,
             batch_size=self._batch_size,
@@ -83,3 +84,13 @@ class EvaluationSource:
         )
         self._opened = data
         return data
+
+
+class _Watched(SequentialData):
+    """Says how far a pass is, in batches."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        with Bar("evaluation batches", show=distributed.is_main()) as bar:
+            for done, batch in enumerate(super().__iter__(), 1):
+                yield batch
+                bar.update(done, len(self))
