@@ -21,12 +21,15 @@ def history(user: int) -> list[str]:
     return [ITEMS[(user + k * (1 + user % 2)) % 12] for k in range(1 + user % 9)]
 
 
-def make_data(folder: Path, users: int = 40) -> Path:
+def make_data(folder: Path, users: int = 40, texts: dict[int, Any] | None = None) -> Path:
+    """`texts`: item's number ▶ its texts in the place of those that fit."""
     folder.mkdir()
     with DatasetWriter(folder, samples_per_shard=16) as writer:
         for number, item in enumerate(ITEMS):
-            text = f"a {COLOURS[number % 3]} {SHAPES[number // 3]}"
-            writer.write(sample(f"{number:03d}", item, "items", texts={"en": [text]}))
+            text = {"en": [f"a {COLOURS[number % 3]} {SHAPES[number // 3]}"]}
+            content = (texts or {}).get(number, text)
+            meta = {"texts": content} if content else {}
+            writer.write(sample(f"{number:03d}", item, "items", texts=content, meta=meta))
         for user in range(users):
             name = f"user/{user:03d}"
             writer.write(sample(f"{user:03d}", name, "users", history=history(user)))

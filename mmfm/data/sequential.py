@@ -30,7 +30,7 @@ from mmfm.data.transforms.base import BadSample
 from mmfm.types import Batch
 
 _PREFETCH = 2
-_NO_MODALITY = "no modality of the model"
+NO_MODALITY = "no modality of the model"
 
 Places = NDArray[np.int64]
 """[n, 3]: source, shard, index in the shard."""
@@ -99,7 +99,7 @@ class SequentialData:
     def __iter__(self) -> Iterator[Batch]:
         self._quarantine = Quarantine(self._path, self.rank)
         if self.without and self.rank == 0:
-            self._quarantine.counts[_NO_MODALITY] = self.without
+            self._quarantine.counts[NO_MODALITY] = self.without
         tasks = self._work.tasks()
         made = load(self._work, tasks, workers=self.workers, prefetch=_PREFETCH, pin_memory=False)
         for result in made:

@@ -10,7 +10,7 @@ from mmfm import distributed
 from mmfm.config import ConfigError
 from mmfm.data.manifest import Manifest
 from mmfm.data.reader import SampleReader
-from mmfm.data.sequential import SequentialData
+from mmfm.data.sequential import NO_MODALITY, SequentialData
 from mmfm.feature_caching import open_caches
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.predictor import Predictor
@@ -80,9 +80,10 @@ def encode_items(task: FinetuneTask, recipe: FinetuneConfig) -> None:
     )
     task.to(distributed.device())
     found = Predictor(task).encode_batches(data, head.modalities, pooled=True)
-    bad = sum(data.bad_counts.values()) - data.without
-    if bad:
-        raise ConfigError(f"head.items: {bad} items can't be read: {dict(data.bad_counts)}")
+    reasons = {r for part in distributed.all_gather_object(list(data.bad_counts)) for r in part}
+    if reasons - {NO_MODALITY}:
+        wrong = ", ".join(sorted(reasons - {NO_MODALITY}))
+        raise ConfigError(f"head.items: there are items that can't be read: {wrong}")
     for modality in head.modalities:
         if modality not in found.pooled:
             raise ConfigError(f"head.modalities: no item has {modality!r}")

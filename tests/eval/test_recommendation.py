@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmfm.config import ConfigError
 from mmfm.next_item import Ranked
 from mmfm_eval.metrics import recommenders, top_k
 from mmfm_eval.readings import Reading, passes
+from mmfm_prep.sources import movielens
 from tests.eval.fakes import task
 
 HISTORIES = [np.array(h) for h in ([0, 1, 2, 3], [0, 1, 2], [4, 1, 2, 0], [3, 1, 0])]
@@ -149,3 +151,16 @@ def test_ranks_need_a_pass_of_their_own() -> None:
     plain = Reading("a", ("text",))
     assert passes([test, plain, val, test]) == [test, val, plain]
     assert str(test) == "a, head"
+
+
+@pytest.mark.slow
+def test_baselines_on_movielens(tmp_path: Path) -> None:
+    """Against figures that were measured with other code, of what is known before the target."""
+    films = list(movielens.Config(cache=tmp_path).samples())
+    rows = {film.id: row for row, film in enumerate(s for s in films if s.split == "items")}
+    histories = [np.array([rows[i] for i in s.history]) for s in films if s.history]
+    judged = evaluator(target="test")
+    found = ranked(histories=histories, items=len(rows), held_out=1)
+    for name, recall in (("popularity", 0.0859), ("markov", 0.1453)):
+        reached = top_k.values(judged._baseline(name, found), 10)
+        assert round(reached["Recall@10"], 4) == recall, name

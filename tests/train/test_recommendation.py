@@ -104,6 +104,25 @@ def test_samples_without_a_history_are_passed_over(folder: Path, run: Path) -> N
     assert 0 < losses.count(0) < len(losses)
 
 
+def test_an_item_without_a_text_has_its_id_only(folder: Path) -> None:
+    data = make_data(folder / "textless", texts={4: None})
+    paths = [f"head.items.path={data}", f"data.sources.users.path={data}", "eval.tasks={}"]
+    assert cli.main(finetune(folder, "textless_run", *paths)) == 0
+    head = mmfm.load(folder / "textless_run").head
+    assert sorted(head.item_ids) == sorted(ITEMS)
+    assert [head.item_ids[row] for row, v in enumerate(head.item_text) if not v.any()] == ["item/4"]
+
+
+def test_an_item_that_cannot_be_read_is_an_error(folder: Path, capfd) -> None:
+    data = make_data(folder / "broken", texts={4: {"en": ["a red dot", 5]}})
+    paths = [f"head.items.path={data}", f"data.sources.users.path={data}", "eval.tasks={}"]
+    assert cli.main(finetune(folder, "broken_run", *paths)) == 2
+    assert (
+        "head.items: there are items that can't be read: text not a string"
+        in capfd.readouterr().err
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
