@@ -9,6 +9,9 @@ A *batch* is a plain dict of tensors with fixed keys. For each modality ``m`` th
   encoder instead, where they come from the feature cache (``m`` is then there only if something
   asks for raw inputs too).
 
+For a recommendation head ``history`` [B_h,L] int64, rows of its table of items, with
+``history_mask`` and, in training, ``history_next`` [B_h,L], the row that follows each.
+
 Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``,
 ``sample_hash`` [B] int64, ``sample_id`` (list of B strings) and, from the pipeline, ``masked_view``
 [B] bool: the samples that enter the masked view (without it all do); for a head also ``labels``.

@@ -29,7 +29,7 @@ PACKAGE = Package(
     "sha256-9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
 )
 FOLDER = "recbole/dataset_example/ml-100k"
-LICENCE = "GroupLens MovieLens 100K terms: research, with citation; not to be sold or passed on"
+LICENCE = "GroupLens terms of MovieLens 100K: research, cited; else only with their permission"
 
 _ARTICLES = "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|El|Los|Las|Der|Die|Das|De|Det|O|Os"
 _INVERTED = re.compile(rf"([^()]+), ({_ARTICLES})(?=$|[ )])")
