@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0, or 2 with one line on standard error for what the user can mend."""
     args = _parser().parse_intermixed_args(argv)
     from mmfm import config
+    from mmfm_eval.report import summary
     from mmfm_eval.report.build import build
     from mmfm_eval.report.config import ReportConfig
     from mmfm_eval.results import write_all
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         out = args.out or Path(settings.out)
         page = build(settings, lambda text: print(text, file=sys.stderr, flush=True))
         write_all(out.parent, {out.name: page})
+        summary.show(settings)
     except (ValueError, OSError) as error:
         print(f"mmfm report: error: {error}", file=sys.stderr)
         return 2

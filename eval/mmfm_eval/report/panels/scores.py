@@ -40,6 +40,10 @@ class Config(PanelConfig):
         return names + [b.run for e in self.entries.values() for b in e.beside.values()]
 
     def render(self, context: Context) -> Panel:
+        return Panel(self.title, render(__name__, lines=self.lines(context)), self.lead)
+
+    def lines(self, context: Context) -> list[tuple[str, Found | None, str]]:
+        """(label, score, "") for each entry, or (label, None, what to do) where it has not run."""
         lines: list[tuple[str, Found | None, str]] = []
         for name, entry in self.entries.items():
             try:
@@ -49,7 +53,7 @@ class Config(PanelConfig):
                 lines.append((_without_counts(entry.label), None, str(missing)))
             except ValueError as error:
                 raise ValueError(f"entries.{name}: {error}") from None
-        return Panel(self.title, render(__name__, lines=lines), self.lead)
+        return lines
 
 
 def _without_counts(label: str) -> str:
