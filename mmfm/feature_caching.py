@@ -11,12 +11,12 @@ import hashlib
 import json
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmfm import distributed
 from mmfm.data.cache_build import build_cache
@@ -25,6 +25,7 @@ from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.transforms.base import Transform
 from mmfm.encoders.base import Encoder
+from mmfm.layers.fold import folded
 from mmfm.model import Model
 from mmfm.progress import Bar
 
@@ -38,16 +39,17 @@ def open_caches(
     *,
     transforms: Mapping[str, Any] | None = None,
     train: bool,
+    only: Collection[str] | None = None,
 ) -> dict[str, FeatureCache]:
     """The cache of each encoder that asks for one, complete for `sources`. Collective.
 
     `transforms`: settings by modality, as the data have them. `train`: all contents of a sample
-    that training may draw; otherwise the one that evaluation uses.
+    that training may draw; otherwise the one that evaluation uses. `only`: these modalities.
     """
     caches = {}
     for modality in model.encoders:
         encoder = model.encoder(modality)
-        if encoder.cache:
+        if encoder.cache and (only is None or modality in only):
             chosen = {m: t for m, t in (transforms or {}).items() if m == modality}
             transform = build_transforms({modality: encoder.spec}, chosen)[modality]
             caches[modality] = _fill(encoder, modality, transform, sources, folder, train)
@@ -83,13 +85,17 @@ def _fill(
 ) -> FeatureCache:
     cache = FeatureCache(folder, f"{modality}-{fingerprint(encoder)}")
     encoder.to(distributed.device())
+    fast: nn.Module | None = None
 
     @torch.no_grad()
     def encode(batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None, Tensor]:
+        nonlocal fast
         inputs = batch[modality].to(distributed.device())
         mask = batch.get(f"{modality}_mask")
         mask = None if mask is None else mask.to(inputs.device)
-        tokens, pooled = encoder(inputs, mask)
+        if fast is None:
+            fast = folded(encoder, inputs, mask)
+        tokens, pooled = fast(inputs, mask)
         return tokens, encoder.token_valid(inputs, mask), pooled
 
     with Bar(f"encoding {modality} once", show=distributed.is_main()) as bar:

@@ -35,7 +35,8 @@ ENCODED = ("rows", "tokens", "valid", "pooled", "embedding", "kept", "masked", "
 class ModelConfig:
     """`encoders`: one for each modality; `embed_dim`: the size of the shared space; `fusion`: none
     unless given. `projection_hidden`: the width of a hidden layer in the projections to the shared
-    space, which is what frozen encoders need; none: they are linear.
+    space, which is what frozen encoders need; none: they are linear. `projection_dropout`: how much
+    of a projection's input is dropped in training, which keeps it from relying on a few features.
     """
 
     embed_dim: int = 256
@@ -77,9 +78,9 @@ class ModelConfig:
         else:
             projection = nn.Sequential(
                 nn.LayerNorm(width),
+                nn.Dropout(self.projection_dropout),
                 nn.Linear(width, self.projection_hidden),
                 nn.GELU(),
-                nn.Dropout(self.projection_dropout),
                 nn.Linear(self.projection_hidden, self.embed_dim, bias=False),
             )
         return projection.apply(init_weights)

@@ -346,7 +346,7 @@ def test_projections_with_a_hidden_layer(settings, batch):
     pooled = {m: features.pooled[m] for m in MODALITIES} | {"fused": fused.fused_pooled}
     parts = {**dict(model.projections.items()), "fused": model.fused_projection}
     for name, part in parts.items():
-        norm, first, _, _, last = part
+        norm, _, first, _, last = part
         by_hand = torch.nn.functional.gelu(first(norm(pooled[name]))) @ last.weight.T
         by_hand = by_hand / by_hand.norm(dim=-1, keepdim=True)
         found = fused.embedding["fused"] if name == "fused" else features.embedding[name]
