@@ -20,7 +20,7 @@ from mmfm.feature_caching import open_caches
 from mmfm.next_item import Ranked
 from mmfm.predictor import Encoded, Predictor, load
 from mmfm.types import Batch
-from mmfm_eval.readings import HeadOutputs, Ints
+from mmfm_eval.readings import HeadOutputs
 from mmfm_eval.report.config import ReportConfig
 from mmfm_eval.report.run import Run
 from mmfm_eval.report.samples import Samples
@@ -44,12 +44,25 @@ class Context:
         """Draws the examples of one panel: a function of the page's seed and `purpose`."""
         return np.random.default_rng([self.config.seed, zlib.crc32(purpose.encode())])
 
-    def rows(self, run: str, source: str, modality: str, alone: bool = False) -> Rows:
+    def rows(self, run: str, source: str, modality: str) -> Rows:
         """Embeddings of `modality` in a source with ids and groups, by the run's latest model.
 
-        All modalities of the source are encoded together, unless no panel needs others: `alone`.
+        All modalities of the source are encoded together, once.
         """
-        encoded = self.encoded(run, source, (modality,) if alone else ())
+        return self._rows(self.encoded(run, source), run, source, modality)
+
+    def labelled(
+        self, run: str, source: str, modality: str, field: str, names: Sequence[str]
+    ) -> Rows:
+        """The same of one modality alone, for a source that no panel shows, with labels: the place
+        in `names` of what the field says, negative where it says nothing.
+        """
+        data = self._source(run, source, [modality]).with_label(field, names)
+        self._say(f"encoding {source} with {run}")
+        encoded = self.predictor(run).encode_batches(data, [modality])
+        return self._rows(encoded, run, source, modality)
+
+    def _rows(self, encoded: Encoded, run: str, source: str, modality: str) -> Rows:
         if modality not in encoded.embedding:
             raise ValueError(f"source {source!r} has no sample with {modality!r} for run {run!r}")
         return Rows(
@@ -58,12 +71,6 @@ class Context:
             encoded.groups[modality],
             encoded.labels[modality],
         )
-
-    def labels(self, source: str, ids: Sequence[str], field: str, names: Sequence[str]) -> Ints:
-        """The place in `names` of the label `field` of each sample, -1 where it has none."""
-        samples, number = self.samples(source), {name: i for i, name in enumerate(names)}
-        found = [samples.read(i).meta.get("labels", {}).get(field) for i in ids]
-        return np.array([number.get(str(f), -1) for f in found], dtype=np.int64)
 
     def text(self, run: str, raw: RawSample) -> str:
         """The text of a sample that evaluation uses."""
@@ -113,10 +120,10 @@ class Context:
         predictor = self.predictor(run)
         return build_transforms(predictor.specs, predictor.transforms)
 
-    def _encode(self, run: str, source: str, only: tuple[str, ...]) -> Encoded:
+    def _encode(self, run: str, source: str) -> Encoded:
         predictor, samples = self.predictor(run), self.samples(source)
         there = _modalities(samples)
-        modalities = [m for m in only or predictor.specs if m in there]
+        modalities = [m for m in predictor.specs if m in there]
         if not modalities:
             raise ValueError(f"source {source!r} has nothing that run {run!r} has an encoder for")
         data = self._source(run, source, modalities)
@@ -132,6 +139,7 @@ class Context:
             Path(self.config.feature_cache),
             transforms=predictor.transforms,
             train=False,
+            only=modalities,
         )
         return EvaluationSource(
             source,
@@ -139,7 +147,7 @@ class Context:
             {m: predictor.specs[m] for m in modalities},
             batch_size=self.config.batch_size,
             transforms=transforms,
-            cache={m: c for m, c in caches.items() if m in modalities},
+            cache=caches,
         )
 
 

@@ -74,7 +74,10 @@ class Run:
         """results.json of the latest checkpoint in `suite`."""
         path = self.path / "eval" / suite / self.checkpoint.path.name / "results.json"
         if not path.is_file():
-            raise Missing(f"The suite {suite} has not been run on {self.path}: run `mmfm eval`.")
+            raise Missing(
+                f"The suite {suite} has not been run on the latest checkpoint: "
+                f"`mmfm eval {self.path} SUITE.yaml`, with the file of that suite."
+            )
         found = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(found, dict)
         return found

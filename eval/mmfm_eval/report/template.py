@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from mmfm_eval.report import rows
 
@@ -33,5 +33,15 @@ def environment() -> jinja2.Environment:
     )
     # A number and its sign stay on one line.
     made.filters["percent"] = lambda share: rows.percent(share).replace(" ", "\u00a0")
+    made.filters["commands"] = _commands
     made.filters["points"] = lambda share: f"{100 * share:+.1f}".replace("-", "−")
     return made
+
+
+def _commands(text: str) -> Markup:
+    """`text` with what stands between backticks as code."""
+    parts = [escape(part) for part in text.split("`")]
+    tags = ("", "<code>", "</code>")
+    return Markup("").join(
+        Markup(tags[0 if i == 0 else 1 + (i + 1) % 2]) + part for i, part in enumerate(parts)
+    )

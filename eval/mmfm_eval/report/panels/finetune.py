@@ -105,19 +105,18 @@ class Config(PanelConfig):
     def _compare(self, context: Context) -> _Compared:
         outputs, ids = context.head_outputs(self.run, self.source)
         label: str = context.run(self.run).recipe["head"]["label"]
-        known = context.rows(self.before, self.known, self.modality, alone=True)
-        voters = context.labels(self.known, known.ids, label, outputs.names)
+        known = context.labelled(self.before, self.known, self.modality, label, outputs.names)
+        known = known.take(known.labels >= 0)
         rows = context.rows(self.before, self.source, self.modality)
-        head_row = {name: i for i, name in enumerate(ids)}
-        both = [i for i, name in enumerate(rows.ids) if outputs.labels[head_row.get(name, -1)] >= 0]
-        both = [i for i in both if rows.ids[i] in head_row]
-        rows = rows.take(np.array(both, dtype=np.int64))
+        head_row = {name: i for i, name in enumerate(ids) if outputs.labels[i] >= 0}
+        rows = rows.take(np.array([name in head_row for name in rows.ids]))
+        if not len(rows):
+            raise ValueError(f"no sample of source {self.source!r} has the label {label!r}")
         at = np.array([head_row[name] for name in rows.ids], dtype=np.int64)
-        known, voters = known.take(voters >= 0), voters[voters >= 0]
         settings = Knn(train=self.known, test=self.source, modality=self.modality, label=label)
         before = neighbours.vote(
             known.x,
-            voters,
+            known.labels,
             rows.x,
             k=min(settings.k, len(known)),
             temperature=settings.temperature,

@@ -140,6 +140,7 @@ def _spread(x: NDArray[Any], seed: int) -> NDArray[Any]:
         init="pca",
         perplexity=min(10.0, (len(x) - 1) / 3),
         random_state=seed,
+        method="exact",  # a few hundred points
     )
     flat = tsne.fit_transform(x.astype(np.float64))
     # Ranks blended in: far groups would else leave the middle empty.

@@ -5,6 +5,7 @@ objectives makes of them.
     title: What is hidden, and what the model makes of it
     run: masked
     source: pairs
+    captions: unseen_art
 
 Where the loss is on normalised patches the model says nothing of a patch's mean and deviation;
 those of the original are put in.
@@ -37,10 +38,13 @@ _KINDS = ["picture", "spectrogram", "caption"]
 
 @dataclass(kw_only=True)
 class Config(PanelConfig):
-    """`shown` samples of `source`, with the masks that evaluation gives them."""
+    """`shown` samples of `source`, with the masks that evaluation gives them; texts are shown of
+    the source `captions`, where another one has longer ones.
+    """
 
     run: str
     source: str
+    captions: str | None = None
     shown: int = 6
 
     def __post_init__(self) -> None:
@@ -50,7 +54,7 @@ class Config(PanelConfig):
         return [self.run]
 
     def sources_read(self) -> list[str]:
-        return [self.source]
+        return [self.source, *([self.captions] if self.captions else [])]
 
     @torch.no_grad()
     def render(self, context: Context) -> Panel:
@@ -59,33 +63,39 @@ class Config(PanelConfig):
         objectives = [o for o in task.objectives.values() if hasattr(o, "reconstruct")]
         if not objectives:
             raise Missing(f"Run {self.run} has no masked objective: its recipe names none.")
-        raws = self._draw(context, set(predictor.specs))
-        batch = to_device(context.batch(self.run, raws), predictor.device)
-        batch = task.prepare(batch)
-        blocks = []
-        for objective in objectives:
-            read, modality = objective.reads[0], objective.modality
-            found = task.features(batch, objective.reads)[read]
-            if modality in found.masked:
-                made = objective.reconstruct({read: found})
-                block = {
-                    "kind": _kind(predictor.specs[modality]),
-                    "ratio": task.mask_ratios[modality],
-                    "context": [m for m in read.modalities if m != modality],
-                    "normalised": getattr(objective, "normalise", False),
-                    "samples": self._samples(context, modality, raws, batch, found, made),
-                }
-                blocks.append(block)
-        blocks.sort(key=lambda block: _KINDS.index(block["kind"]))
-        html = render(__name__, blocks=blocks, seed=context.config.seed)
+        blocks = [self._block(context, o) for o in objectives]
+        shown = sorted((b for b in blocks if b), key=lambda b: _KINDS.index(b["kind"]))
+        html = render(__name__, blocks=shown, seed=context.config.seed)
         return Panel(self.title, html)
 
-    def _draw(self, context: Context, modalities: set[str]) -> list[RawSample]:
-        """Samples with as many of the model's modalities as any has, by lot."""
-        samples = context.samples(self.source)
+    def _block(self, context: Context, objective: Any) -> dict[str, Any] | None:
+        """What one objective makes of its samples; None where they lack its modality."""
+        predictor, modality = context.predictor(self.run), objective.modality
+        read = objective.reads[0]
+        kind = _kind(predictor.specs[modality])
+        source = self.captions if kind == "caption" and self.captions else self.source
+        raws = self._draw(context, source, set(read.modalities))
+        task: Any = predictor.task
+        batch = task.prepare(to_device(context.batch(self.run, raws), predictor.device))
+        found = task.features(batch, objective.reads)[read]
+        if modality not in found.masked:
+            return None
+        made = objective.reconstruct({read: found})
+        there = {m for raw in raws for m in raw.modalities}
+        return {
+            "kind": kind,
+            "ratio": task.mask_ratios[modality],
+            "context": [m for m in read.modalities if m != modality and m in there],
+            "normalised": getattr(objective, "normalise", False),
+            "samples": self._samples(context, modality, raws, batch, found, made),
+        }
+
+    def _draw(self, context: Context, source: str, modalities: set[str]) -> list[RawSample]:
+        """Samples with as many of the modalities as any has, by lot."""
+        samples = context.samples(source)
         ids = sorted(samples.places)
         order = context.rng("reconstructions").permutation(len(ids))
-        raws = [samples.read(ids[i]) for i in order[: 40 * self.shown]]
+        raws = [samples.read(ids[i]) for i in order[: 12 * self.shown]]
         raws.sort(key=lambda raw: -len(modalities & set(raw.modalities)))  # stable: the lot decides
         return raws[: self.shown]
 
