@@ -64,3 +64,69 @@ def test_slurm_script_wants_to_be_submitted() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode != 0
     assert "submit this script with sbatch" in done.stderr
+
+
+STAGES = """
+set -euo pipefail
+source {root}/scripts/_stages.sh
+make() {{ echo "making $1"; mkdir -p "$1"; echo "${{2:-}}" > "$1/manifest.json"; }}
+cd {here}
+stages_after test
+"""
+
+
+def staged(here: Path, script: str) -> subprocess.CompletedProcess[str]:
+    text = STAGES.format(root=ROOT, here=here) + script
+    return subprocess.run(["bash", "-c", text], capture_output=True, text=True)
+
+
+def made(done: subprocess.CompletedProcess[str]) -> list[str]:
+    return [line.split()[1] for line in done.stdout.splitlines() if line.startswith("making")]
+
+
+def test_a_stage_is_skipped_until_something_before_it_changes(tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/a.yaml").write_text("a: 1")
+    script = "stage A data make data\nstage B run make run configs/a.yaml"
+    assert made(staged(tmp_path, script)) == ["data", "run"]
+    again = staged(tmp_path, script)
+    assert made(again) == []
+    assert again.stdout.count("done already") == 2
+    (tmp_path / "configs/a.yaml").write_text("a: 2")
+    assert made(staged(tmp_path, script)) == ["run"]
+    (tmp_path / "data/manifest.json").write_text("other data")
+    assert made(staged(tmp_path, script)) == ["run"]
+    (tmp_path / "run/.quickstart").unlink()
+    assert made(staged(tmp_path, script)) == ["run"]
+    assert made(staged(tmp_path, script.replace("make data", "make data 2"))) == ["data", "run"]
+
+
+def test_a_stage_that_fails_says_where_and_ends_the_script(tmp_path: Path) -> None:
+    done = staged(tmp_path, "stage A data bash -c 'exit 7' \necho 'not here'")
+    assert done.returncode == 7
+    assert "not here" not in done.stdout
+    assert "stopped (exit code 7) at: bash -c exit 7" in done.stderr
+    assert "run scripts/quickstart again" in done.stderr
+
+
+def test_a_stage_that_may_fail_is_left_to_the_caller(tmp_path: Path) -> None:
+    done = staged(tmp_path, "optional_stage A data false || echo 'left out'\nstage B b make b")
+    assert done.returncode == 0
+    assert "left out" in done.stdout
+    assert made(done) == ["b"]
+
+
+def test_a_run_keeps_to_the_data_that_it_began_with(tmp_path: Path) -> None:
+    script = "if trained_without data/stamps run; then echo without; else echo with; fi"
+    assert staged(tmp_path, script).stdout == "with\n"
+    (tmp_path / "run").mkdir()
+    for path, said in (("data/stamps", "with"), ("data/emoji", "without")):
+        (tmp_path / "run/config.yaml").write_text(f"data:\n  path: {path}\n")
+        assert staged(tmp_path, script).stdout == f"{said}\n"
+
+
+def test_cores_are_counted_whatever_the_threads_are_set_to(tmp_path: Path) -> None:
+    script = "available_cores; OMP_NUM_THREADS=1 available_cores"
+    plain, set_to_1 = staged(tmp_path, script).stdout.split()
+    assert plain == set_to_1
+    assert 1 <= int(plain) <= len(os.sched_getaffinity(0))
