@@ -14,15 +14,18 @@ import pytest
 import torch
 
 import mmfm
-from mmfm import distributed
+from mmfm import cli, distributed
 from mmfm.config import ConfigError, from_dict
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
 from mmfm.predictor import Predictor
+from mmfm.train.engine import end_process_group
+from mmfm.train.log import read_metrics
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import Score
 from tests.eval.tiny_checkpoint import make_checkpoint, make_data
+from tests.tiny_runs import pretrain
 
 OBJECTIVES = ("masked_text", "masked_image", "masked_audio")
 
@@ -244,3 +247,27 @@ def test_two_ranks_give_the_scores_of_one(folder: Path, everything) -> None:
             assert two[1] == pytest.approx(one[1], abs=2e-6), one[0]
             assert two[2] == one[2]
             assert two[5] == (None if one[5] is None else pytest.approx(one[5], rel=1e-6))
+
+
+def test_in_training_under_zero_3_it_scores_as_afterwards(synthetic: Path, tmp_path: Path) -> None:
+    """There the objectives' own parameters are in parts, and only a forward gathers them."""
+    evaluated = "{type: mmfm_eval.tasks.masked, source: held_out, train: held_out}"
+    more = [
+        "train.max_steps=1",
+        "train.zero_stage=3",
+        "deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
+        f"eval.tasks={{masked: {evaluated}}}",
+    ]
+    try:
+        assert cli.main(pretrain(synthetic, tmp_path / "run", *more)) == 0
+    finally:
+        end_process_group()
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    logged = {row["metric"]: row["value"] for row in rows if row.get("task") == "masked"}
+    predictor = mmfm.load(tmp_path / "run", device="cpu")
+    held_out = Manifest.open(str(synthetic), ["val"])
+    data = {"val": EvaluationSource("val", held_out, predictor.specs, batch_size=64)}
+    found = scores(predictor, data, train="val")
+    assert set(logged) == set(found)
+    for name, score in found.items():
+        assert logged[name] == pytest.approx(score.value, rel=1e-5, abs=1e-6), name
