@@ -12,7 +12,7 @@ from markupsafe import Markup
 from mmfm_eval.report.config import ReportConfig
 from mmfm_eval.report.context import Context
 from mmfm_eval.report.panels.base import Missing, Panel
-from mmfm_eval.report.template import FOLDER, environment
+from mmfm_eval.report.template import environment, inline
 
 
 def build(config: ReportConfig, say: Callable[[str], None] = lambda text: None) -> str:
@@ -29,8 +29,8 @@ def build(config: ReportConfig, say: Callable[[str], None] = lambda text: None) 
         licences=_licences(context),
         version=metadata.version("mmfm"),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        style=_inline("style.css") + _inline("report.css"),
-        script=_inline("report.js"),
+        style=inline("style.css") + inline("report.css"),
+        script=inline("report.js"),
     )
 
 
@@ -55,7 +55,3 @@ def _panel(name: str, panel: Any, context: Context) -> dict[str, Any]:
 def _licences(context: Context) -> list[str]:
     found = [s.about.get("licence", "") for s in context.opened.values()]
     return [text for text in dict.fromkeys(found) if text]
-
-
-def _inline(name: str) -> Markup:
-    return Markup((FOLDER / name).read_text(encoding="utf-8"))

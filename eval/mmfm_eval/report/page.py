@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import Any
 
-import jinja2
-
 from mmfm_eval.report.rows import rows
+from mmfm_eval.report.template import environment, inline
 from mmfm_eval.results import Results
 
 
 def render(results: Results) -> str:
     """The page as text."""
-    text = resources.files("mmfm_eval.report").joinpath("page.html.j2").read_text("utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
     tasks = [_task(name, results) for name in results.scores]
     left_out = [
         (source, reason, count)
         for source, reasons in results.left_out.items()
         for reason, count in reasons.items()
     ]
-    return environment.from_string(text).render(
-        results=results,
-        tasks=tasks,
-        left_out=left_out,
-        fingerprint=results.protocol["fingerprint"][:12],
-        protocol=json.dumps(results.protocol, indent=2, ensure_ascii=False),
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            style=inline("style.css"),
+            results=results,
+            tasks=tasks,
+            left_out=left_out,
+            fingerprint=results.protocol["fingerprint"][:12],
+            protocol=json.dumps(results.protocol, indent=2, ensure_ascii=False),
+        )
     )
 
 

@@ -38,6 +38,11 @@ def environment() -> jinja2.Environment:
     return made
 
 
+def inline(name: str) -> Markup:
+    """A file of this folder as it stands."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+
+
 def _commands(text: str) -> Markup:
     """`text` with what stands between backticks as code."""
     parts = [escape(part) for part in text.split("`")]
