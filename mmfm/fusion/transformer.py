@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from mmfm.fusion.base import Fusion, FusionInput
 from mmfm.layers.transformer import TransformerConfig, init_weights
 
+CALLS = 4
+"""Runs of the transformer in which samples of like lengths are put together."""
+
 
 @dataclass(kw_only=True)
 class Config(TransformerConfig):
@@ -56,8 +59,29 @@ class TransformerFusion(Fusion):
                 tokens.new_zeros(samples, length, self.width).index_copy(0, x.rows, tokens)
             )
             valid.append(x.valid.new_zeros(samples, length).index_copy(0, x.rows, x.valid))
-        out = self.transformer(torch.cat(parts, dim=1), torch.cat(valid, dim=1))
+        out = self._packed(torch.cat(parts, dim=1), torch.cat(valid, dim=1))
         lengths = [part.shape[1] for part in parts]
-        _, *pieces = out.split(lengths, dim=1)
+        _, *pieces = torch.split(out, lengths, dim=1)
         fused = {m: piece[x.rows] for (m, x), piece in zip(inputs.items(), pieces, strict=True)}
         return fused, out[:, 0]
+
+    def _packed(self, tokens_NLD: Tensor, valid_NL: Tensor) -> Tensor:
+        """The transformer over the valid tokens only, zeros elsewhere.
+
+        Samples of like lengths run together, so one with a picture doesn't pay for the places of
+        another's text and sound. The number of calls is fixed: under ZeRO-3 each is collective, and
+        what the samples of other ranks have isn't known here.
+        """
+        lengths = valid_NL.sum(1)
+        # A stable sort: a row's valid places first, in their order.
+        places_NL = valid_NL.logical_not().sort(dim=1, stable=True).indices
+        found, where = [], []
+        for rows in lengths.argsort(stable=True).tensor_split(CALLS):
+            longest = int(lengths[rows].max()) if len(rows) else 1
+            places = places_NL[rows, :longest]
+            at = (rows[:, None], places)
+            valid = valid_NL[at]
+            found.append(self.transformer(tokens_NLD[at], valid)[valid])
+            where.append((rows[:, None] * valid_NL.shape[1] + places)[valid])
+        flat = torch.zeros_like(tokens_NLD).flatten(0, 1)
+        return flat.index_copy(0, torch.cat(where), torch.cat(found)).view_as(tokens_NLD)

@@ -134,3 +134,31 @@ def test_bad_settings_are_refused():
         _config(type="late", width=0)
     with pytest.raises(ValueError, match="combine"):
         _config(type="late", combine="sum")
+
+
+def test_packing_changes_neither_outputs_nor_gradients():
+    """Against one run of the transformer over all places, padding included."""
+    fusion = _build(KINDS[0]).double()
+    tokens = torch.randn(6, 7, 16, dtype=torch.float64, requires_grad=True)
+    valid = torch.rand(6, 7, generator=torch.Generator().manual_seed(3)) < 0.5
+    valid[:, 0] = True  # [CLS]
+    weight = torch.randn(6, 7, 16, dtype=torch.float64) * valid[..., None]
+    packed = fusion._packed(tokens, valid)
+    padded = fusion.transformer(tokens, valid) * valid[..., None]
+    torch.testing.assert_close(packed, padded, rtol=0, atol=1e-12)
+    of = [tokens, *fusion.transformer.parameters()]
+    one = torch.autograd.grad((packed * weight).sum(), of)
+    other = torch.autograd.grad((padded * weight).sum(), of)
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11 * (1 + float(b.abs().max())))
+
+
+def test_the_number_of_transformer_calls_does_not_depend_on_the_samples():
+    fusion, calls = _build(KINDS[0]), []
+    fusion.transformer.register_forward_hook(lambda *_: calls.append(1))
+    counts = []
+    for sample in (None, 0, 1):
+        calls.clear()
+        fusion(_parts() if sample is None else _of_sample(sample), 4 if sample is None else 1)
+        counts.append(len(calls))
+    assert counts[0] == counts[1] == counts[2]
