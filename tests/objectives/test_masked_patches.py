@@ -176,3 +176,24 @@ def test_refused_behind_a_cached_encoder(tokenizer, kind: str) -> None:
 def test_refusals(tokenizer, settings, message) -> None:
     with pytest.raises(ConfigError, match=message):
         build(tokenizer, **settings)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_the_reconstruction_is_what_the_loss_judges(tokenizer, normalise: bool) -> None:
+    """In the units of the patches: its squared error over the target's variance is the loss."""
+    task = build(tokenizer, normalise=normalise)
+    batch = task.prepare(tiny.make_batch(0))
+    objective = task.objectives["mim"]
+    features = task.features(batch, objective.reads)
+    made = objective.reconstruct(features)
+    assert torch.equal(made.masked, batch["masks"]["image"])
+    patches = task.model.encoder("image").patchify(batch["image"])
+    assert torch.equal(made.target, patches)
+    variance = patches.var(-1, keepdim=True) + 1e-6 if normalise else torch.ones(1)
+    error = ((made.predicted - patches).square() / variance).mean(-1)[made.masked]
+    total, count = objective(features, batch)["masked_image"]
+    assert error.sum().item() == pytest.approx(total.item(), rel=1e-4)
+    assert len(error) == count.item()
+    without = task.prepare(tiny.make_batch(0, leave_out="image"))
+    with pytest.raises(ValueError, match="no sample has 'image'"):
+        objective.reconstruct(task.features(without, objective.reads))

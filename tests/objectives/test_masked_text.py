@@ -161,3 +161,23 @@ def test_special_tokens_and_padding_are_never_masked(tokenizer) -> None:
     masked = task.prepare(batch)["masks"]["text"]
     assert not masked[:, 0].any()
     assert not (masked & ~batch["text_mask"]).any()
+
+
+@pytest.mark.parametrize("fusion", [True, False])
+def test_the_reconstruction_is_the_likeliest_word(tokenizer, fusion: bool) -> None:
+    task = build(tokenizer, fusion, mask_ratio=0.4)
+    batch = task.prepare(tiny.make_batch(0))
+    objective = task.objectives["mlm"]
+    features = task.features(batch, objective.reads)
+    made = objective.reconstruct(features)
+    assert torch.equal(made.masked, batch["masks"]["text"])
+    assert torch.equal(made.target, batch["text"])
+    found = features[objective.reads[0]]
+    tokens = (found.fused if fusion else found.tokens)["text"]
+    likelihood = objective.decoder(objective.transform(tokens)).log_softmax(-1)
+    best = likelihood.max(-1).values
+    picked = likelihood.gather(-1, made.predicted[..., None])[..., 0]
+    assert torch.equal(picked, best)
+    without = task.prepare(tiny.make_batch(0, leave_out="text"))
+    with pytest.raises(ValueError, match="no sample has 'text'"):
+        objective.reconstruct(task.features(without, objective.reads))

@@ -72,9 +72,11 @@ class Context:
             encoded.labels[modality],
         )
 
-    def text(self, run: str, raw: RawSample) -> str:
-        """The text of a sample that evaluation uses."""
-        transform = self.transforms(run)["text"]
+    def name(self, run: str, raw: RawSample) -> str:
+        """The text of a sample that evaluation uses; its id where it has none."""
+        transform = self.transforms(run).get("text")
+        if transform is None or "text" not in raw.modalities:
+            return raw.sample_id
         return transform.contents(raw.files, raw.meta)[0].decode("utf-8")
 
     def batch(self, run: str, raws: Sequence[RawSample]) -> Batch:

@@ -155,7 +155,7 @@ class Config(PanelConfig):
         truth, before, after = (name.replace("-", " ").replace("_", " ") for name in named)
         return {
             "picture": media.picture(raw.files) if "image" in raw.modalities else None,
-            "name": context.text(self.before, raw) if "text" in raw.modalities else found.ids[i],
+            "name": context.name(self.before, raw),
             "before": before,
             "after": after,
             "better": after == truth,

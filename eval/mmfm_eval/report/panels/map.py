@@ -83,7 +83,7 @@ class Config(PanelConfig):
             raw = samples.read(own)
             concepts.append(
                 {
-                    "name": context.text(self.run, raw),
+                    "name": context.name(self.run, raw),
                     "picture": media.picture(raw.files, 48),
                     "pictures": here[0][:1],
                     "names": here[1][:1],

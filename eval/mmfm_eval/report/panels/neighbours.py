@@ -62,12 +62,12 @@ class Config(PanelConfig):
         raw = samples.read(ranked.queries.ids[i])
         names = []
         for j in ranked.order[i, : self.nearest]:
-            text = context.text(self.run, samples.read(ranked.gallery.ids[j]))
+            text = context.name(self.run, samples.read(ranked.gallery.ids[j]))
             right = bool(ranked.gallery.groups[j] == group)
             names.append((text, float(ranked.cosine[i, j]), right))
         return {
             "picture": media.picture(raw.files),
-            "truth": context.text(self.run, raw),
+            "truth": context.name(self.run, raw),
             "names": names,
             "hit": any(right for _, _, right in names),
             "rank": f"{ranked.rank[i]:,.0f}",

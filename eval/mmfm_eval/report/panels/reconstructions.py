@@ -123,7 +123,7 @@ class Config(PanelConfig):
             else:
                 valid = batch[f"{modality}_mask"][row].cpu()
                 item = {"words": _words(one, valid, context, self.run, modality)}
-            items.append({**item, "name": _name(context, self.run, raws[sample])})
+            items.append({**item, "name": context.name(self.run, raws[sample])})
         return items
 
 
@@ -132,11 +132,6 @@ def _kind(spec: dict[str, Any]) -> str:
     if "vocab_size" in spec:
         return "caption"
     return "spectrogram" if "sample_rate" in spec else "picture"
-
-
-def _name(context: Context, run: str, raw: RawSample) -> str:
-    has_text = "text" in raw.modalities and "text" in context.transforms(run)
-    return context.text(run, raw) if has_text else raw.sample_id
 
 
 def _picture(one: Reconstruction, spec: dict[str, Any]) -> dict[str, Any]:

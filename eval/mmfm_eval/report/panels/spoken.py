@@ -69,7 +69,7 @@ class Config(PanelConfig):
         def drawing(j: int) -> dict[str, Any]:
             of = art.read(ranked.gallery.ids[j])
             right = bool(ranked.gallery.groups[j] == group)
-            name = context.text(self.run, of)
+            name = context.name(self.run, of)
             return {"uri": media.picture(of.files), "name": name, "right": right}
 
         nearest = [drawing(int(j)) for j in ranked.order[i, : self.nearest]]
@@ -78,7 +78,7 @@ class Config(PanelConfig):
         return {
             "sound": media.sound(raw.files),
             "bars": media.loudness(raw.files),
-            "word": context.text(self.run, raw),
+            "word": context.name(self.run, raw),
             "voice": str(raw.meta.get("voice", "")),
             "speech": str(raw.meta.get("speech", "")),
             "nearest": nearest,
