@@ -70,8 +70,11 @@ def inspect(folder: Path) -> Summary:
 
 
 def read_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """(key, ending ▶ content) of each sample of a WebDataset tar."""
+    """(key, ending ▶ content) of each sample of a WebDataset tar; PrepError where it can't be read,
+    or where the files of a sample don't follow each other.
+    """
     key = ""
+    seen: set[str] = set()
     files: dict[str, bytes] = {}
     try:
         with tarfile.open(tar, "r:") as archive:
@@ -84,6 +87,12 @@ def read_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
                     if files:
                         yield key, files
                     key, files = folder + slash + stem, {}
+                    if key in seen:
+                        raise PrepError(
+                            f"{tar}: the files of {key!r} don't follow each other, or two samples "
+                            "have that name: pack it anew with tar --sort=name"
+                        )
+                    seen.add(key)
                 content = archive.extractfile(member)
                 assert content is not None
                 files[ending.lower()] = content.read()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -172,7 +173,7 @@ def test_inspect_prints_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixt
         assert any(all(w in line for w in words) for line in shown.splitlines()), words
 
 
-@pytest.mark.parametrize("what", ["nothing", "empty", "no manifest", "no tar"])
+@pytest.mark.parametrize("what", ["nothing", "empty", "no manifest", "no tar", "no order"])
 def test_inspect_refuses_what_is_no_dataset(
     what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -183,5 +184,9 @@ def test_inspect_refuses_what_is_no_dataset(
         (folder / "manifest.json").write_text("[]")
     if what == "no tar":
         (folder / "a.tar").write_text("no tar")
+    if what == "no order":
+        with tarfile.open(folder / "a.tar", "w") as tar:
+            for name in ("1.jpg", "2.jpg", "1.txt", "2.txt"):
+                tar.addfile(tarfile.TarInfo(name))
     assert main(["inspect", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
