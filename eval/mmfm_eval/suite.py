@@ -24,10 +24,13 @@ TASKS = "mmfm_eval.tasks"
 
 @dataclass(kw_only=True)
 class SourceConfig:
-    """A folder of shards, and which of its `splits` (all by default)."""
+    """A folder of shards, which of its `splits`, and which of their `modalities` (all by
+    default).
+    """
 
     path: str
     splits: list[str] | None = None
+    modalities: list[str] | None = None
 
 
 @dataclass(kw_only=True)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = 1
+
+
+def restrict(modality_set: str, modalities: Collection[str]) -> str:
+    """`modality_set` without what is not in `modalities`: restrict("audio+text", ["text"])."""
+    return "+".join(m for m in modality_set.split("+") if m in modalities)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,15 @@ class ShardIndex:
         """The positions in the shard of the samples with this modality set, ascending: int32."""
         code = self.set_names.index(modality_set)
         return np.flatnonzero(self.set_codes == code).astype(np.int32)
+
+    def restricted(self, modalities: Collection[str]) -> ShardIndex:
+        """The index as if the samples had nothing but `modalities`."""
+        narrowed = [restrict(name, modalities) for name in self.set_names]
+        names = list(dict.fromkeys(narrowed))
+        codes = np.array([names.index(name) for name in narrowed], np.uint16)[self.set_codes]
+        sets = {name: int((codes == code).sum()) for code, name in enumerate(names)}
+        header = dataclasses.replace(self.header, modality_sets=sets)
+        return dataclasses.replace(self, header=header, set_codes=codes)
 
     def save(self, path: str | Path) -> None:
         """Write the index to `path`, whole or not at all."""

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -27,6 +27,7 @@ from mmfm.data.index import (
     find_index,
     index_path,
     read_header,
+    restrict,
 )
 from mmfm.data.lru import Lru
 from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
@@ -74,6 +75,8 @@ class Manifest:
         plain_endings: Endings | None = None,
     ) -> None:
         self.shards = list(shards)
+        self.modalities: tuple[str, ...] | None = None
+        self._whole: Manifest | None = None
         self.label_names = {k: list(v) for k, v in (label_names or {}).items()}
         self.splits = list(splits)
         self._plain_endings = plain_endings
@@ -82,12 +85,42 @@ class Manifest:
         self._digest = ""
 
     @classmethod
-    def open(cls, path: str | Path, splits: Sequence[str] | None = None) -> Manifest:
+    def open(
+        cls,
+        path: str | Path,
+        splits: Sequence[str] | None = None,
+        modalities: Sequence[str] | None = None,
+    ) -> Manifest:
         """Open the data set at `path`, restricted to `splits` where given.
 
+        `modalities`: only these exist; what else the samples have is not there for any reader.
         `ValueError` where there is nothing, where a shard is missing or has another size than the
-        manifest says, and for an unknown split.
+        manifest says, and for an unknown split or a modality that no sample has.
         """
+        opened = cls._open(path, splits)
+        return opened if modalities is None else opened._restricted(path, modalities)
+
+    def _restricted(self, path: str | Path, modalities: Sequence[str]) -> Manifest:
+        there = {m for s in self.shards for name in s.modality_sets for m in name.split("+")} - {""}
+        unknown = sorted(set(modalities) - there)
+        if unknown or not modalities:
+            raise ValueError(
+                f"modalities = {list(modalities)}: the samples of {path} have "
+                f"{', '.join(sorted(there))}"
+            )
+        other = Manifest(self.shards, self.label_names, self.splits, self._plain_endings)
+        other.modalities = tuple(modalities)
+        for number, shard in enumerate(self.shards):
+            sets: dict[str, int] = {}
+            for name, count in shard.modality_sets.items():
+                narrowed = restrict(name, modalities)
+                sets[narrowed] = sets.get(narrowed, 0) + count
+            other.shards[number] = replace(shard, modality_sets=sets)
+        other._whole = self
+        return other
+
+    @classmethod
+    def _open(cls, path: str | Path, splits: Sequence[str] | None) -> Manifest:
         where = Path(path)
         file = where if where.name == MANIFEST else where / MANIFEST
         if file.is_file():
@@ -152,7 +185,12 @@ class Manifest:
 
     def index(self, shard: int) -> ShardIndex:
         """The index of a shard, made first where it is missing or of another tar."""
-        return self._indexes.get(shard, lambda: self._load_index(self.shards[shard]))
+        return self._indexes.get(shard, lambda: self._load_restricted(shard))
+
+    def _load_restricted(self, shard: int) -> ShardIndex:
+        if self._whole is None or self.modalities is None:
+            return self._load_index(self.shards[shard])
+        return self._whole.index(shard).restricted(self.modalities)
 
     def _load_index(self, shard: Shard) -> ShardIndex:
         def is_of(header: IndexHeader) -> bool:

@@ -38,13 +38,16 @@ MAX_REPLACEMENTS = 64
 
 @dataclass(kw_only=True)
 class SourceConfig:
-    """One data set. `path`: what `Manifest.open` takes; `weight`: its share, relative to the other
-    sources' (unset: its number of samples). `masked_view`: whether its samples enter the masked
-    view; false spares the time where masked objectives have enough in other sources.
+    """One data set. `path`, `splits`, `modalities`: what `Manifest.open` takes.
+
+    `weight`: its share, relative to the other sources' (unset: its number of samples).
+    `masked_view`: whether its samples enter the masked view; false spares the time where masked
+    objectives have enough in other sources.
     """
 
     path: str
     splits: list[str] | None = None
+    modalities: list[str] | None = None
     weight: float | None = None
     masked_view: bool = True
 
@@ -80,7 +83,7 @@ class DataConfig:
         opened = []
         for name, source in self.sources.items():
             try:
-                manifest = Manifest.open(source.path, source.splits)
+                manifest = Manifest.open(source.path, source.splits, source.modalities)
             except ValueError as error:
                 raise ConfigError(f"data.sources.{name}: {error}") from None
             opened.append((name, manifest, source.weight))

@@ -70,7 +70,7 @@ def open_manifests(recipe: Recipe) -> dict[str, Manifest]:
     opened = {}
     for name, source in recipe.eval.sources.items():
         try:
-            opened[name] = Manifest.open(source.path, source.splits)
+            opened[name] = Manifest.open(source.path, source.splits, source.modalities)
         except ValueError as error:
             raise ConfigError(f"eval.sources.{name}: {error}") from None
     return opened

@@ -34,10 +34,11 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class EvalSource:
-    """A folder of shards and which of its splits."""
+    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities."""
 
     path: str
     splits: list[str] | None = None
+    modalities: list[str] | None = None
 
 
 @dataclass(kw_only=True)

@@ -22,6 +22,8 @@ from mmfm.data import manifest as manifest_module
 from mmfm.data.index import ShardIndex, cache_path, index_path, read_header
 from mmfm.data.manifest import Manifest, build_index
 from mmfm.data.order import Order
+from mmfm.data.reader import SampleReader
+from mmfm.data.strata import build_strata
 from mmfm.data.tar import modality_endings, parse_run, split_name
 
 ENDINGS = {"image": ("png", "jpg"), "text": ("txt",), "audio": ("wav", "flac")}
@@ -296,6 +298,29 @@ def test_manifest_by_split(tmp_path: Path) -> None:
     assert train.read_sample(0, 2) == {"txt": b"t2"}
     assert Manifest.open(folder, ["validation", "train"]).digest() == everything.digest()
     assert train.digest() != everything.digest()
+
+
+def test_manifest_by_modality(tmp_path: Path) -> None:
+    folder = write_set(tmp_path / "set", {"a.tar": ("train", MIXED)}, ["train"])
+    whole = Manifest.open(folder)
+    part = Manifest.open(folder, modalities=["text", "image"])
+    names = part.index(0).set_names
+    assert [names[c] for c in part.index(0).set_codes] == [
+        "image+text", "", "image+text", "", "image", "",
+    ]  # fmt: skip
+    assert part.shards[0].modality_sets == part.index(0).header.modality_sets
+    assert part.shards[0].modality_sets == {"image+text": 2, "": 3, "image": 1}
+    assert part.read_sample(0, 2) == whole.read_sample(0, 2)
+    assert part.digest() != whole.digest()
+    images = [s for s in build_strata([("a", part, None)])[0] if s.modality_set == "image"]
+    assert [images[0].locate(i) for i in range(images[0].samples)] == [(0, 4)]
+    read = SampleReader([("a", part)]).read(0, 0, 2)
+    assert read.modalities == ("image", "text")
+    copied = pickle.loads(pickle.dumps(part))
+    assert copied.index(0).set_names == names
+    for wrong in (["imgae"], []):
+        with pytest.raises(ValueError, match="have audio, image, text"):
+            Manifest.open(folder, modalities=wrong)
 
 
 def test_digest_does_not_depend_on_where_the_data_lie(tmp_path: Path) -> None:
