@@ -41,8 +41,8 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 def messages() -> list[str]:
-    """Every string of the code; what an f-string fills in is one \\0."""
-    found = []
+    """Every string of the code, and the scripts; what an f-string fills in is one \\0."""
+    found = [path.read_text() for path in (ROOT / "scripts").iterdir()]
     for package in ("mmfm", "eval", "data_prep"):
         for path in (ROOT / package).rglob("*.py"):
             for node in ast.walk(ast.parse(path.read_text())):
