@@ -50,7 +50,7 @@ def write_modules(folder: Path) -> None:
         target.write_text(block)
     assert sorted(p.name for p in folder.glob("package/my_package/*.py")) == [
         *("cell_encoder.py", "closeness.py", "colours.py", "gap.py", "prototypes.py"),
-        "video_encoder.py",
+        *("tally_panel.py", "video_encoder.py"),
     ]
 
 
@@ -121,6 +121,14 @@ def recipes(folder: Path, settings: dict[str, Any]) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
 
+def write_report(folder: Path, panels: dict[str, Any]) -> None:
+    """report.yaml with the page's panel."""
+    sources = {"held_out": {"path": str(folder / "colours"), "splits": ["val"]}}
+    report = {"title": "Colours", "runs": {}, "sources": sources, "panels": panels}
+    content = {**report, "out": str(folder / "report.html")}
+    (folder / "report.yaml").write_text(yaml.safe_dump(content))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Everything of the page has run once, from a folder that is no part of the project."""
@@ -139,6 +147,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert cli.main(["data", "make", "my_package.colours", str(folder / "colours")]) == 0
         for command in ("pretrain", "finetune"):
             launch(folder, transforms, command, str(folder / f"{command}.yaml"))
+        write_report(folder, page_settings()["panels"])
+        assert cli.main(["report", str(folder / "report.yaml")]) == 0
         judged, suite, out = (str(folder / n) for n in ("pretrain", "suite.yaml", "out"))
         assert cli.main(["eval", judged, suite, "--out", out]) == 0
         yield folder
@@ -193,6 +203,12 @@ def test_the_task_runs_in_the_loop_and_offline_alike(folder: Path) -> None:
     (offline,) = [r for r in results if r["task"] == "gap"]
     assert offline["value"] == pytest.approx(in_loop["value"], rel=1e-5)
     assert 0 < offline["value"] < 2
+
+
+def test_the_panel_stands_on_the_page(folder: Path) -> None:
+    page = (folder / "report.html").read_text()
+    assert "<h2>What there is</h2>" in page
+    assert "<tr><td>image+text</td><td>16</td></tr>" in page
 
 
 def test_the_new_modality_is_retrieved_like_any_other(folder: Path) -> None:

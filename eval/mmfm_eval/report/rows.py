@@ -62,6 +62,11 @@ def is_loss(name: str) -> bool:
     return name.endswith("loss")
 
 
+def lower_is_better(name: str) -> bool:
+    """What a loss gains by something (``added_loss``: without it) is the better the more it is."""
+    return name.endswith(_LOWER_IS_BETTER) and not name.endswith("added_loss")
+
+
 def _row(s: Score, longest: float) -> Row:
     rank = is_rank(s.name)
     numbers = [x for x in (s.value, s.chance, s.baseline, *(s.ci95 or ())) if x is not None]
@@ -92,7 +97,7 @@ def _row(s: Score, longest: float) -> Row:
         n=f"{s.n:,}",
         verdict=verdict,
         good=good,
-        lower_is_better=s.name.endswith(_LOWER_IS_BETTER),
+        lower_is_better=lower_is_better(s.name),
         at=at,
         low=place(low),
         high=place(high),
@@ -116,7 +121,7 @@ def judge(s: Score) -> tuple[str, bool]:
     """What the interval says about chance and baseline, and whether that is good news."""
     if s.ci95 is None or (s.chance is None and s.baseline is None):
         return "", True
-    sign = -1 if s.name.endswith(_LOWER_IS_BETTER) else 1
+    sign = -1 if lower_is_better(s.name) else 1
     worst, best = sorted(sign * x for x in s.ci95)
 
     def against(other: float, what: str) -> tuple[str, bool]:

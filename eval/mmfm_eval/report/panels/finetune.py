@@ -83,7 +83,7 @@ class Config(PanelConfig):
         }
         differ = np.flatnonzero(was != now)
         count = min(self.shown, len(differ))
-        drawn = context.rng("finetune").choice(differ, count, replace=False)
+        drawn = context.rng("finetune").permutation(differ)[:count]
         reads = context.run(self.run).recipe["head"].get("modalities", [])
         html = render(
             __name__,

@@ -56,7 +56,7 @@ class Config(PanelConfig):
         if len(groups) < 3:
             raise ValueError("fewer than 3 concepts have a picture, a name and a sound")
         count = min(self.shown, len(groups))
-        groups = context.rng("map").choice(groups, count, replace=False)
+        groups = context.rng("map").permutation(groups)[:count]
         sides = [_centred(_of(rows, groups)) for rows in (pictures, names, sounds)]
         places = _spread(np.concatenate([side.x for side in sides]), context.config.seed)
         concepts = self._concepts(context, groups, sides, places)

@@ -44,7 +44,7 @@ class Config(PanelConfig):
         names = context.rows(self.run, self.source, "text")
         ranked = rank(pictures, names, one_per_group=True)
         count = min(self.shown, len(ranked.queries))
-        drawn = context.rng("neighbours").choice(len(ranked.queries), count, replace=False)
+        drawn = context.rng("neighbours").permutation(len(ranked.queries))[:count]
         html = render(
             __name__,
             cards=[self._card(context, ranked, int(i)) for i in drawn],

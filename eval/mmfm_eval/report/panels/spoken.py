@@ -47,7 +47,7 @@ class Config(PanelConfig):
         sounds = context.rows(self.run, self.voices, "audio")
         ranked = rank(sounds, context.rows(self.run, self.pictures, "image"))
         count = min(self.shown, len(ranked.queries))
-        drawn = context.rng("spoken").choice(len(ranked.queries), count, replace=False)
+        drawn = context.rng("spoken").permutation(len(ranked.queries))[:count]
         cards = [self._card(context, ranked, int(i)) for i in drawn]
         html = render(
             __name__,

@@ -54,7 +54,7 @@ class Config(PanelConfig):
         context.samples(self.items)
         found = context.ranked(self.run, self.source)
         count = min(self.shown, len(found.row_ids))
-        drawn = context.rng("viewers").choice(len(found.row_ids), count, replace=False)
+        drawn = context.rng("viewers").permutation(len(found.row_ids))[:count]
         html = render(
             __name__,
             viewers=[self._viewer(context, found, int(i)) for i in drawn],
