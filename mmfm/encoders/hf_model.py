@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmfm.data.tokenizer import load_tokenizer
@@ -79,8 +80,15 @@ class HfText(Encoder):
     def encode(
         self, inputs: Tensor, valid: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        mask = None if valid is None else valid.long()
-        tokens: Tensor = self.model(input_ids=inputs, attention_mask=mask).last_hidden_state
+        if valid is None:
+            tokens: Tensor = self.model(input_ids=inputs).last_hidden_state
+            return tokens, mean_pool(tokens, None)
+        # A batch is as long as its longest text, which need not be among these rows.
+        length = inputs.shape[1]
+        used = max(1, length - int(valid.flip(1).int().argmax(1).min())) if len(valid) else length
+        short = valid[:, :used]
+        found = self.model(input_ids=inputs[:, :used], attention_mask=short.long())
+        tokens = F.pad(found.last_hidden_state, (0, 0, 0, length - used))
         return tokens, mean_pool(tokens, valid)
 
     def maskable(self, inputs: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -53,4 +53,5 @@ def build_optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         raise ValueError("every parameter is frozen: nothing to train")
     if config.type == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+    # One pass over memory instead of ten.
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

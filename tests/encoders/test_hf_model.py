@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -93,6 +94,19 @@ def test_padding_changes_nothing(model, tmp_path):
     alone, pooled_alone = encoder(ids)
     assert_close(tokens[:, :5], alone)
     assert_close(pooled, pooled_alone)
+
+
+def test_columns_of_padding_change_nothing_and_are_given_back(bert):
+    encoder = config(type="hf_model", name=bert, max_length=16).build().eval()
+    inputs = torch.tensor([[2, 5, 6, 3], [2, 7, 3, 0]])
+    valid = inputs != 0
+    wide = F.pad(inputs, (0, 5)), F.pad(valid, (0, 5))
+    tokens, pooled = encoder(inputs, valid)
+    padded, pooled_too = encoder(*wide)
+    assert padded.shape == (2, 9, encoder.width)
+    assert_close(padded[:, :4][valid], tokens[valid])
+    assert_close(pooled_too, pooled)
+    assert not padded[:, 4:].any()
 
 
 def test_no_parameter_stays_without_gradient(bert):
