@@ -19,6 +19,7 @@ ABOUT = {
     "pretrain": "pretrain a model on shards",
     "finetune": "fine-tune a model on a task with a head",
     "eval": "judge a checkpoint by a suite of tasks",
+    "report": "write one page about several runs",
 }
 
 
