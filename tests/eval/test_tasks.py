@@ -87,6 +87,18 @@ def test_a_sample_does_not_find_itself() -> None:
         scores(retrieval(IMAGE, IMAGE), a=alone)
 
 
+def test_pooled_outputs_are_compared_by_cosine() -> None:
+    source = concept_source(copies=3, noise=1.5)
+    lengths = np.linspace(1, 9, len(source.ids))  # a plain inner product would prefer the longest
+    long = [v * n for v, n in zip(source.vectors["image"], lengths, strict=True)]
+    source = replace(source, vectors={"image": long})
+    pooled = scores(retrieval(IMAGE, IMAGE, features="pooled"), a=source)
+    assert pooled == scores(retrieval(IMAGE, IMAGE), a=source)
+    assert 0.05 < pooled["image_to_image_R@1"].value < 1
+    with pytest.raises(ValueError, match="one modality on both sides"):
+        retrieval(IMAGE, TEXT, features="pooled")
+
+
 def test_fused_queries_are_the_samples_that_have_all_modalities() -> None:
     source = concept_source(copies=2, noise=0)
     audio: list[Any] = list(source.vectors["audio"])

@@ -6,18 +6,20 @@
 
 An item is relevant to a query of equal `group`. Metrics, for each direction: recall at 1, 5 and 10
 (the share of queries with a relevant item among the first), the median rank of the first relevant
-item and its mean reciprocal rank.
+item and its mean reciprocal rank. Cosine on the embeddings; `features: pooled` takes an encoder's
+own outputs, which shows what a frozen encoder alone finds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
 from mmfm_eval.metrics import bootstrap, ranking
+from mmfm_eval.metrics.neighbours import unit_rows
 from mmfm_eval.readings import Reading
 from mmfm_eval.tasks.base import Evaluator, Rows, Score, rows_of, same_row
 
@@ -67,9 +69,17 @@ class Config:
     gallery: Side
     only_shared_groups: bool = True
     both_directions: bool = True
+    features: Literal["embedding", "pooled"] = "embedding"
     baseline: Literal["untrained", "pixels", "none"] = "untrained"
 
     def __post_init__(self) -> None:
+        if self.features == "pooled" and (
+            self.query.key == "fused" or self.query.names != self.gallery.names
+        ):
+            raise ValueError(
+                "features: pooled compares an encoder's outputs with its own: one modality on both "
+                "sides"
+            )
         if self.query.source == self.gallery.source:
             both = set(self.query.names) & set(self.gallery.names)
             if both and (self.query.key == "fused" or self.gallery.key == "fused"):
@@ -94,11 +104,14 @@ class Retrieval(Evaluator):
         self.config = config
         self.baseline = config.baseline
         query, gallery = config.query, config.gallery
-        self._query = Reading(query.source, query.names, fused=query.key == "fused")
-        self._gallery = Reading(gallery.source, gallery.names, fused=gallery.key == "fused")
+        pooled = config.features == "pooled"
+        self._query, self._gallery = (
+            Reading(side.source, side.names, fused=side.key == "fused", pooled=pooled)
+            for side in (query, gallery)
+        )
         if query.source == gallery.source and not (self._query.fused or self._gallery.fused):
             names = tuple(dict.fromkeys(query.names + gallery.names))
-            self._query = self._gallery = Reading(query.source, names)
+            self._query = self._gallery = Reading(query.source, names, pooled=pooled)
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -133,10 +146,12 @@ class Retrieval(Evaluator):
         return f"{query.source}.{query.title}", f"{gallery.source}.{gallery.title}"
 
     def _sides(self, encoded: Mapping[Reading, Any]) -> tuple[Rows, Rows]:
-        query, gallery = self.config.query, self.config.gallery
-        left = rows_of(encoded[self._query], self._query, query.key)
-        right = rows_of(encoded[self._gallery], self._gallery, gallery.key)
+        query, gallery, features = self.config.query, self.config.gallery, self.config.features
+        left = rows_of(encoded[self._query], self._query, query.key, features)
+        right = rows_of(encoded[self._gallery], self._gallery, gallery.key, features)
         left, right = _thin(left, query), _thin(right, gallery)
+        if features == "pooled":
+            left, right = replace(left, x=unit_rows(left.x)), replace(right, x=unit_rows(right.x))
         if self.config.only_shared_groups:
             shared = np.intersect1d(left.groups, right.groups)
             left = left.take(np.isin(left.groups, shared))
