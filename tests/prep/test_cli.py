@@ -87,6 +87,7 @@ def test_a_folder_that_is_no_dataset_is_never_replaced(
         (["json.decoder", "OUT"], "has no dataclass named Config"),
         (["mmfm_prep.fetch_it", "OUT"], "no module 'mmfm_prep.fetch_it'"),
         (["emoji", "OUT", "styles=[notto]"], "'notto' must be one of noto"),
+        (["emoji", "OUT", "concepts=100"], "must be at least words = 130"),
         (["emoji", "OUT", "held_out_voices=[en+x]"], "held_out_voices: 'en+x'"),
         (["stamps", "OUT", "speech=[fi]"], "fi must be among the languages"),
     ],

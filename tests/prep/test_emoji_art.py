@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from mmfm_prep.emoji_art import find_concepts, names, read_members, slug
+from mmfm_prep.emoji_art import Concept, find_concepts, names, read_members, slug
 from mmfm_prep.errors import PrepError
+from mmfm_prep.sources.emoji import choose_concepts
 
 
 def tgz(path: Path, files: dict[str, bytes]) -> Path:
@@ -90,3 +91,15 @@ def test_a_broken_package_is_a_clear_error(tmp_path: Path) -> None:
         (tmp_path / "q.tgz").write_bytes(data)
         with pytest.raises(PrepError, match="delete it, and it is fetched again"):
             read_members(tmp_path / "q.tgz", lambda name: True)
+
+
+def test_some_of_the_concepts_by_lot() -> None:
+    concepts = [Concept(str(i), f"name {i}", "", "", {}, {}) for i in range(50)]
+    spoken = [concepts[i] for i in (7, 31, 40)]
+    chosen = choose_concepts(concepts, 10, spoken, seed=0)
+    assert len(chosen) == 10
+    assert set(map(id, spoken)) <= set(map(id, chosen))
+    assert chosen == sorted(chosen, key=lambda c: int(c.code))
+    assert choose_concepts(concepts, 10, spoken, seed=0) == chosen
+    assert choose_concepts(concepts, 10, spoken, seed=1) != chosen
+    assert choose_concepts(concepts, 99, spoken, seed=0) == concepts

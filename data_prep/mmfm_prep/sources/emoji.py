@@ -68,6 +68,8 @@ class Config(Source):
         default_factory=lambda: ["en", "de", "es", "fr", "it", "ro", "ru", "zh"]
     )
     """Codes of CLDR, English first."""
+    concepts: int | None = None
+    """How many are drawn, the spoken ones first, the others by lot; None: all that there are."""
     words: int = 130
     """How many names are spoken; 0: no voices and no pairs."""
     voices: list[str] = field(
@@ -98,6 +100,8 @@ class Config(Source):
             raise ValueError(f"image_size = {self.image_size}: must be 16 to 512 pixels")
         if self.words < 0 or self.voices_per_picture < 1:
             raise ValueError("words must be 0 or more, voices_per_picture 1 or more")
+        if self.concepts is not None and self.concepts < max(1, self.words):
+            raise ValueError(f"concepts = {self.concepts}: must be at least words = {self.words}")
 
     def held_out(self) -> tuple[str, ...]:
         return (
@@ -108,8 +112,10 @@ class Config(Source):
 
     def samples(self) -> Iterator[Sample]:
         concepts, art = self._concepts()
-        self._texts = [t for c in concepts for texts in c.texts.values() for t in texts]
         spoken = choose_words(concepts, self.words, self.seed, self.voices[0]) if self.words else []
+        if self.concepts is not None:
+            concepts = choose_concepts(concepts, self.concepts, spoken, self.seed)
+        self._texts = [t for c in concepts for texts in c.texts.values() for t in texts]
         kept: dict[tuple[str, str], bytes] = {}
         blank: Counter[str] = Counter()
         for style in self.styles:
@@ -256,6 +262,17 @@ def choose_words(concepts: Sequence[Concept], count: int, seed: int, voice: str)
         raise PrepError(f"words = {count}: only {len(clear)} names are single unambiguous words")
     chosen = np.random.default_rng([seed, 3]).permutation(len(clear))[:count]
     return [clear[i] for i in sorted(chosen)]
+
+
+def choose_concepts(
+    concepts: Sequence[Concept], count: int, always: Sequence[Concept], seed: int
+) -> list[Concept]:
+    """`always` and others by lot, `count` in all where there are as many, in the order given."""
+    taken = {c.code for c in always}
+    others = [c.code for c in concepts if c.code not in taken]
+    lot = np.random.default_rng([seed, 4]).permutation(len(others))[: count - len(taken)]
+    taken |= {others[i] for i in lot}
+    return [c for c in concepts if c.code in taken]
 
 
 def _is_art_or_data(path: str) -> bool:
