@@ -76,6 +76,7 @@ class AudioTransformer(Encoder):
             config.sample_rate, config.n_fft, config.hop, config.mels, config.patch_frames
         )
         times = self.log_mel.frames(self.spec["max_samples"]) // config.patch_frames
+        self.grid = (times, self.mel_patches)
         self.grid_length = times * self.mel_patches
         position = sincos_2d(times, self.mel_patches, config.width)
         self.patch_embed = PatchEmbed(self.patch_dim, position)

@@ -38,13 +38,15 @@ class Encoder(nn.Module):
 
     `width` is the width D of both; `spec` (plain JSON) tells the data pipeline how to prepare
     inputs; `grid_length` is the number of grid positions G where it is fixed (for audio: at the
-    longest clip), None for text; `drops` says whether `keep` can leave patches out, an encoder that
-    doesn't has `mask_inputs`; `patch_dim` is the size P of a patch where it has `patchify`, else 0.
+    longest clip), None for text; `grid` its (rows, columns) where it has two dimensions; `drops`
+    says whether `keep` can leave patches out, an encoder that doesn't has `mask_inputs`;
+    `patch_dim` is the size P of a patch where it has `patchify`, else 0.
     """
 
     width: int
     spec: dict[str, Any]
     grid_length: int | None = None
+    grid: tuple[int, int] | None = None
     drops: bool = False
     patch_dim: int = 0
 

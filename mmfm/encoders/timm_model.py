@@ -77,6 +77,7 @@ class TimmModel(Encoder):
     """[B,3,S,S] ▶ the last feature map's places [B,G,D], row by row, and timm's pooled vector."""
 
     grid_length: int
+    grid: tuple[int, int]
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class VisionTransformer(Encoder):
         self.image_size = config.image_size
         side = config.image_size // config.patch_size
         self.width = config.width
+        self.grid = (side, side)
         self.grid_length = side * side
         self.patch_dim = 3 * config.patch_size**2
         self.spec = {

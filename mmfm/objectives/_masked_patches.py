@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmfm.encoders.base import Encoder
+from mmfm.layers.position import sincos_2d
 from mmfm.layers.transformer import Transformer
 from mmfm.model import Model
 from mmfm.objectives._masked import check_ratio, masked_read
@@ -59,9 +61,8 @@ class MaskedPatches(MaskedObjective):
             )
         self.embed = nn.Linear(width, config.decoder_width)
         self.mask_token = nn.Parameter(torch.zeros(config.decoder_width))
-        self.position = nn.Parameter(torch.empty(encoder.grid_length, config.decoder_width))
+        self.position = nn.Parameter(_first_positions(encoder, config.decoder_width))
         nn.init.normal_(self.mask_token, std=0.02)
-        nn.init.normal_(self.position, std=0.02)
         self.decoder = Transformer(
             config.decoder_width, config.decoder_layers, config.decoder_heads
         )
@@ -117,6 +118,20 @@ class MaskedPatches(MaskedObjective):
         )
         decoded_BGC = self.decoder(grid_BGC + self.position[:G], seen_BG | masked_BG)
         return self.predict(decoded_BGC)  # type: ignore[no-any-return]
+
+
+def _first_positions(encoder: Encoder, width: int) -> Tensor:
+    """[G,width]: what the decoder knows of its positions before it is trained.
+
+    With the codes of a grid it finds the neighbours of a patch from the start; random ones would
+    have to be learnt first.
+    """
+    if encoder.grid is None:
+        assert encoder.grid_length is not None
+        return nn.init.normal_(torch.empty(encoder.grid_length, width), std=0.02)
+    if width % 4:
+        raise ValueError(f"decoder_width = {width} must be a multiple of 4 (2D position codes)")
+    return sincos_2d(*encoder.grid, width)
 
 
 def normalise_patches(patches_BGP: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mmfm.config import ConfigError, from_dict
+from mmfm.layers.position import sincos_2d
 from mmfm.objectives._masked_patches import normalise_patches
 from mmfm.task import PretrainTask, PretrainTaskConfig
 from mmfm.types import Features, Read
@@ -171,11 +172,23 @@ def test_refused_behind_a_cached_encoder(tokenizer, kind: str) -> None:
         ({"context": ["smell"]}, r"context names \['smell'\]"),
         ({"model": {"fusion": None}, "context": ["text"]}, r"needs model\.fusion, which is null"),
         ({"weight": -1.0}, "weight must be above 0"),
+        ({"decoder_width": 18}, r"decoder_width = 18 must be a multiple of 4"),
     ],
 )
 def test_refusals(tokenizer, settings, message) -> None:
     with pytest.raises(ConfigError, match=message):
         build(tokenizer, **settings)
+
+
+@pytest.mark.parametrize("kind", ["masked_image", "masked_audio"])
+def test_the_decoder_starts_with_the_codes_of_the_grid(tokenizer, kind: str) -> None:
+    """MAE's: neighbours are alike, and a patch is told from every other one."""
+    task = build(tokenizer, kind)
+    objective = task.objectives["mim"]
+    rows, columns = task.model.encoder(objective.modality).grid
+    assert torch.equal(objective.position.detach(), sincos_2d(rows, columns, 16))
+    assert rows * columns == len(objective.position) > 1
+    assert objective.position.requires_grad
 
 
 @pytest.mark.parametrize("normalise", [True, False])
