@@ -11,7 +11,7 @@ It knows no modality by name and no objective: what is computed is what a read a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,26 +34,36 @@ ENCODED = ("rows", "tokens", "valid", "pooled", "embedding", "kept", "masked", "
 @dataclass(kw_only=True)
 class ModelConfig:
     """`encoders`: one for each modality; `embed_dim`: the size of the shared space; `fusion`: none
-    unless given. `projection_hidden`: the width of a hidden layer in the projections to the shared
-    space, which is what frozen encoders need; none: they are linear. `projection_dropout`: how much
-    of a projection's input is dropped in training, which keeps it from relying on a few features.
+    unless given.
+
+    `projection_hidden`: by modality (or "fused"), the width of a hidden layer in the projection to
+    the shared space, which is what a frozen encoder needs; the others' are linear.
+    `projection_dropout`: how much of that projection's input is dropped in training, which keeps it
+    from relying on a few features.
     """
 
     embed_dim: int = 256
-    projection_hidden: int | None = None
-    projection_dropout: float = 0.0
+    projection_hidden: dict[str, int] = field(default_factory=dict)
+    projection_dropout: dict[str, float] = field(default_factory=dict)
     encoders: dict[str, Annotated[Any, Component("mmfm.encoders")]]
     fusion: Annotated[Any | None, Component("mmfm.fusion")] = None
 
     def __post_init__(self) -> None:
         if self.embed_dim < 1:
             raise ValueError(f"embed_dim = {self.embed_dim} must be at least 1")
-        if self.projection_hidden is not None and self.projection_hidden < 1:
-            raise ValueError(f"projection_hidden = {self.projection_hidden} must be at least 1")
-        if not 0 <= self.projection_dropout < 1:
-            raise ValueError(f"projection_dropout = {self.projection_dropout} must be in [0, 1)")
-        if self.projection_dropout and self.projection_hidden is None:
-            raise ValueError("projection_dropout needs projection_hidden")
+        for name, width in self.projection_hidden.items():
+            if name not in self.encoders and name != FUSED:
+                raise ValueError(
+                    f"projection_hidden names {name!r}; the model has {', '.join(self.encoders)} "
+                    f"and {FUSED}"
+                )
+            if width < 1:
+                raise ValueError(f"projection_hidden.{name} = {width} must be at least 1")
+        for name, share in self.projection_dropout.items():
+            if name not in self.projection_hidden:
+                raise ValueError(f"projection_dropout.{name} needs projection_hidden.{name}")
+            if not 0 <= share < 1:
+                raise ValueError(f"projection_dropout.{name} = {share} must be in [0, 1)")
         if not self.encoders:
             raise ValueError("encoders: at least one modality is needed")
         if FUSED in self.encoders:
@@ -71,17 +81,18 @@ class ModelConfig:
         fusion = None if self.fusion is None else self.fusion.build(widths)
         return Model(encoders, self.embed_dim, fusion, self.projection)
 
-    def projection(self, width: int) -> nn.Module:
-        """[B,width] ▶ [B,embed_dim], not yet of length 1."""
-        if self.projection_hidden is None:
+    def projection(self, name: str, width: int) -> nn.Module:
+        """[B,width] ▶ [B,embed_dim], not yet of length 1, of a modality or "fused"."""
+        hidden = self.projection_hidden.get(name)
+        if hidden is None:
             projection: nn.Module = nn.Linear(width, self.embed_dim, bias=False)
         else:
             projection = nn.Sequential(
                 nn.LayerNorm(width),
-                nn.Dropout(self.projection_dropout),
-                nn.Linear(width, self.projection_hidden),
+                nn.Dropout(self.projection_dropout.get(name, 0.0)),
+                nn.Linear(width, hidden),
                 nn.GELU(),
-                nn.Linear(self.projection_hidden, self.embed_dim, bias=False),
+                nn.Linear(hidden, self.embed_dim, bias=False),
             )
         return projection.apply(init_weights)
 
@@ -94,14 +105,14 @@ class Model(nn.Module):
         encoders: Mapping[str, Encoder],
         embed_dim: int,
         fusion: Fusion | None,
-        projection: Callable[[int], nn.Module],
+        projection: Callable[[str, int], nn.Module],
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.encoders = nn.ModuleDict(dict(encoders))
-        self.projections = nn.ModuleDict({m: projection(e.width) for m, e in encoders.items()})
+        self.projections = nn.ModuleDict({m: projection(m, e.width) for m, e in encoders.items()})
         self.fusion = fusion
-        self.fused_projection = None if fusion is None else projection(fusion.width)
+        self.fused_projection = None if fusion is None else projection(FUSED, fusion.width)
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:

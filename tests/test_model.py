@@ -339,28 +339,35 @@ def test_bad_settings_name_their_place(settings):
 
 
 def test_projections_with_a_hidden_layer(settings, batch):
-    wider = {**settings, "projection_hidden": 24, "projection_dropout": 0.5}
+    hidden = dict.fromkeys(("image", "audio", "fused"), 24)
+    wider = {**settings, "projection_hidden": hidden, "projection_dropout": {"image": 0.5}}
     model = _build(wider)
     features = model.encode(batch, MODALITIES)
     fused = model.fuse(features, MODALITIES)
     pooled = {m: features.pooled[m] for m in MODALITIES} | {"fused": fused.fused_pooled}
     parts = {**dict(model.projections.items()), "fused": model.fused_projection}
+    assert isinstance(parts.pop("text"), torch.nn.Linear)
     for name, part in parts.items():
         norm, _, first, _, last = part
         by_hand = torch.nn.functional.gelu(first(norm(pooled[name]))) @ last.weight.T
         by_hand = by_hand / by_hand.norm(dim=-1, keepdim=True)
         found = fused.embedding["fused"] if name == "fused" else features.embedding[name]
         assert_close(found, by_hand)
-    trained = model.train().encode(batch, ["image"]).embedding["image"]
-    assert not torch.allclose(trained, features.embedding["image"])  # the dropout is there
+    trained = model.train().encode(batch, ["image", "audio"]).embedding
+    assert not torch.allclose(trained["image"], features.embedding["image"])  # there is dropout
+    assert_close(trained["audio"], features.embedding["audio"])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"projection_hidden": 0}, "projection_hidden = 0"),
-        ({"projection_dropout": 0.1}, "needs projection_hidden"),
-        ({"projection_hidden": 8, "projection_dropout": 1.0}, r"must be in \[0, 1\)"),
+        ({"projection_hidden": {"image": 0}}, "projection_hidden.image = 0"),
+        ({"projection_hidden": {"imgae": 8}}, "projection_hidden names 'imgae'; the model has"),
+        ({"projection_dropout": {"image": 0.1}}, "needs projection_hidden.image"),
+        (
+            {"projection_hidden": {"text": 8}, "projection_dropout": {"text": 1.0}},
+            r"projection_dropout.text = 1.0 must be in \[0, 1\)",
+        ),
     ],
 )
 def test_bad_projections_are_refused(settings, change, message):
