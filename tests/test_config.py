@@ -19,7 +19,7 @@ import mmfm_eval
 from mmfm import config
 from mmfm.config import Component, ConfigError, from_dict, load, read_yaml, to_dict
 from mmfm.model import ModelConfig
-from mmfm.train.recipe import FinetuneConfig, PretrainConfig
+from mmfm.train.recipe import FinetuneConfig, PretrainConfig, merge
 
 ROOT = Path(__file__).parent.parent
 
@@ -258,8 +258,8 @@ def test_shipped_pretraining_recipes_survive_a_round_trip(path: Path) -> None:
 @pytest.mark.parametrize("path", HEADS, ids=lambda p: p.stem)
 def test_shipped_finetuning_recipes_survive_a_round_trip(path: Path) -> None:
     raw = read_yaml(path)
-    if "model" not in raw or "encoders" not in raw["model"]:  # it comes from the checkpoint `init`
-        raw["model"] = full_recipe()["model"]
+    if "init" in raw:  # the rest of the model comes from the checkpoint
+        raw["model"] = merge(full_recipe()["model"], raw.get("model", {}))
     recipe = from_dict(FinetuneConfig, raw)
     assert from_dict(FinetuneConfig, yaml.safe_load(config.dump(recipe))) == recipe
 
@@ -323,6 +323,8 @@ def attributes_read() -> set[str]:
                     read.add(node.attr)
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "getattr":
                     read |= {a.value for a in node.args if isinstance(a, ast.Constant)}
+        for template in (ROOT / folder).rglob("*.j2"):
+            read |= set(re.findall(r"\.(\w+)", template.read_text(encoding="utf-8")))
     return read
 
 
