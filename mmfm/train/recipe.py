@@ -90,8 +90,8 @@ def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainCo
 
 
 def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
-    """As for pretraining; the model's settings come from the checkpoint `init`, changed by those of
-    the file.
+    """As for pretraining; the settings of the model and of `data.transforms` come from the
+    checkpoint `init`, changed by those of the file.
     """
     raw = read_yaml(path, overrides)
     init, model = raw.get("init"), raw.get("model") or {}
@@ -100,7 +100,14 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
             raise ConfigError(f"init = {init!r}: the path of a checkpoint is needed")
         if not isinstance(model, Mapping):
             raise ConfigError(f"model must be a mapping, not {model!r}")
-        raw["model"] = merge(Checkpoint.open(init, verify=False).config["model"], model)
+        before = Checkpoint.open(init, verify=False)
+        raw["model"] = merge(before.config["model"], model)
+        data = raw.get("data")
+        if isinstance(data, dict) and isinstance(data.get("transforms") or {}, Mapping):
+            encoders = raw["model"].get("encoders") or {}
+            known = before.preprocessing["transforms"].items()
+            inherited = {m: settings for m, settings in known if encoders.get(m)}
+            data["transforms"] = merge(inherited, data.get("transforms") or {})
     elif "model" not in raw:
         raise ConfigError("name a checkpoint as init, or describe a model")
     return from_dict(FinetuneConfig, raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ def make_data(folder: Path) -> Path:
 SHAPES = ["circle", "cross", "ring", "square", "star", "triangle"]
 
 
-def make_checkpoint(folder: Path, head: bool = False) -> Path:
+def make_checkpoint(
+    folder: Path, head: bool = False, transforms: Mapping[str, Any] | None = None
+) -> Path:
     """A pretrained model, or one with a head for the shapes of the synthetic set."""
     tokenizer = tiny.make_tokenizer(folder / "tokenizer")
     recipe: dict[str, Any] = {"run": {"seed": 0}, **tiny.task_settings(tokenizer)}
@@ -36,7 +39,11 @@ def make_checkpoint(folder: Path, head: bool = False) -> Path:
     def write_files(hidden: Path) -> None:
         (hidden / "config.yaml").write_text(yaml.safe_dump(recipe))
         label = ["shape", SHAPES] if head else None
-        described = {"specs": task.model.specs, "transforms": {}, "label": label}
+        described = {
+            "specs": task.model.specs,
+            "transforms": dict(transforms or {}),
+            "label": label,
+        }
         (hidden / "preprocessing.json").write_text(json.dumps(described))
         for name, encoder in task.model.encoders.items():
             encoder.save_assets(hidden / "assets" / name)

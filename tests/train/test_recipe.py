@@ -124,6 +124,18 @@ def test_a_model_from_a_checkpoint(tmp_path: Path) -> None:
     }
 
 
+def test_transforms_from_a_checkpoint(tmp_path: Path) -> None:
+    """A head sees the texts that the model was trained with, unless the file says otherwise."""
+    text = {"type": "text", "caption": "first", "languages": ["en"]}
+    checkpoint = make_checkpoint(tmp_path / "run", transforms={"text": text})
+    head = {"type": "classification", "label": "shape"}
+    path = write(tmp_path / "f.yaml", run={"dir": "x"}, data=DATA, init=str(checkpoint), head=head)
+    assert load_finetune(path).data.transforms["text"].caption == "first"
+    changed = load_finetune(path, ["data.transforms.text.languages=[de]"]).data.transforms["text"]
+    assert (changed.caption, changed.languages) == ("first", ["de"])
+    assert load_finetune(path, ["model.encoders.text=null"]).data.transforms == {}
+
+
 def test_a_fine_tuning_recipe_needs_a_model(tmp_path: Path) -> None:
     path = write(
         tmp_path / "f.yaml",
