@@ -75,6 +75,9 @@ class PixelPredictor:
     def logits_batches(self, data: Iterable[Batch]) -> Any:
         raise ValueError("baseline: pixels has no classification head")
 
+    def rank_batches(self, data: Iterable[Batch], place: int = 1) -> Any:
+        raise ValueError("baseline: pixels has no recommendation head")
+
 
 def thumbnails(pictures: torch.Tensor) -> NDArray[np.float32]:
     """Pictures [B,3,H,W] as centred vectors of length one [B,768]."""
