@@ -13,16 +13,13 @@ Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from mmfm.config import ConfigError
 from mmfm_prep.errors import PrepError
+from mmfm_prep.stopping import clean_end_on_sigterm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse's own exit: 0 after --help, 2 after a usage error
         return int(stop.code or 0)
     try:
-        with _clean_end_on_sigterm():
+        with clean_end_on_sigterm():
             args.run(args)
     except (PrepError, ConfigError) as error:
         print(f"mmfm data: {error}", file=sys.stderr)
@@ -103,23 +100,6 @@ def _inspect(args: argparse.Namespace) -> None:
     from mmfm_prep.inspect import inspect
 
     inspect(args.folder)
-
-
-@contextmanager
-def _clean_end_on_sigterm() -> Iterator[None]:
-    """Let a kill run the clean-up of the half-made folder."""
-
-    def stop(*_: Any) -> NoReturn:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

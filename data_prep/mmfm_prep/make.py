@@ -15,6 +15,7 @@ from mmfm_prep.errors import PrepError
 from mmfm_prep.leaks import show_leaks
 from mmfm_prep.progress import console, say, track
 from mmfm_prep.sources.base import Source
+from mmfm_prep.stopping import check_stop
 from mmfm_prep.writer import DatasetWriter, new_folder, write_json
 
 SOURCES = "mmfm_prep.sources"
@@ -55,6 +56,7 @@ def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]
         name = recorded["type"]
         with DatasetWriter(folder, config.samples_per_shard) as writer:
             for sample in track(config.samples(), f"make {name}", config.total()):
+                check_stop()
                 writer.write(sample)
         config.finish(folder)
         manifest = writer.manifest(
