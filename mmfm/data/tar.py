@@ -219,7 +219,7 @@ def parse_run(data: bytes, key: str) -> dict[str, bytes]:
 
 
 def _plain_run(data: bytes, key: str) -> dict[str, bytes] | None:
-    """`parse_run` for the usual headers, ten times as fast as tarfile; None where it must decide.
+    """`parse_run` for the usual headers, without tarfile's overhead; None where it must decide.
 
     Usual: regular members with short names and octal sizes, whose pax headers, if any, say nothing
     of name or size (webdataset writes one for each member, with its time).

@@ -156,8 +156,8 @@ class RecommendationHead(Head):
     def states(self, items_NW: Tensor, history_BL: Tensor) -> Tensor:
         """[B,L,W] after each item of the histories; padding comes last, so no item sees it."""
         x_BLW = F.embedding(history_BL, items_NW) * items_NW.shape[1] ** 0.5
-        x_BLW = self.transformer(self.dropout(self.position(x_BLW)))
-        return x_BLW  # type: ignore[no-any-return]
+        found_BLW: Tensor = self.transformer(self.dropout(self.position(x_BLW)))
+        return found_BLW
 
     def latest(self, history_BL: Tensor, length_B: Tensor) -> tuple[Tensor, Tensor]:
         """The last `max_length` items of each history, and how many they are."""

@@ -53,5 +53,5 @@ def build_optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimiz
         raise ValueError("every parameter is frozen: nothing to train")
     if config.type == "sgd":
         return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum)
-    # One pass over memory instead of ten.
+    # fused: one pass over memory instead of one for each operation.
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

@@ -22,6 +22,8 @@ from mmfm_eval.report.context import Context
 from mmfm_eval.report.panels import finetune, viewers
 from mmfm_eval.report.ranked import rank
 from mmfm_eval.report.rows import percent
+from mmfm_eval.report.samples import Samples
+from mmfm_eval.suite import SourceConfig
 from mmfm_eval.tasks import retrieval
 from mmfm_eval.tasks.retrieval import Side
 from tests.eval import tiny_report
@@ -239,3 +241,11 @@ def test_what_the_user_can_mend_is_one_line(
     assert message in err
     assert err.count("\n") == 1
     assert not (tmp_path / "page.html").exists()
+
+
+def test_a_source_of_some_modalities_shows_nothing_else(tmp_path: Path) -> None:
+    data = str(make_data(tmp_path / "data"))
+    whole = Samples("a", SourceConfig(path=data))
+    part = Samples("a", SourceConfig(path=data, modalities=["image"]))
+    both = next(i for i in whole.places if {"image", "text"} <= set(whole.read(i).modalities))
+    assert part.read(both).modalities == ("image",)

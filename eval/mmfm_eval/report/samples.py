@@ -21,7 +21,7 @@ class Samples:
         self.name = name
         self.config = config
         try:
-            self.manifest = Manifest.open(config.path, config.splits)
+            self.manifest = Manifest.open(config.path, config.splits, config.modalities)
         except ValueError as error:
             if Path(config.path).exists():
                 raise ValueError(f"sources.{name}: {error}") from None
