@@ -10,7 +10,7 @@ It knows no modality by name and no objective: what is computed is what a read a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from mmfm.config import Component
 from mmfm.encoders.base import Encoder
 from mmfm.fusion.base import Fusion, FusionInput
 from mmfm.layers.patch_embed import keep_valid
-from mmfm.layers.transformer import init_weights
+from mmfm.layers.projection import Projection, ProjectionConfig
 from mmfm.masking import keep_indices
 from mmfm.types import Batch, Features, View
 
@@ -36,34 +36,26 @@ class ModelConfig:
     """`encoders`: one for each modality; `embed_dim`: the size of the shared space; `fusion`: none
     unless given.
 
-    `projection_hidden`: by modality (or "fused"), the width of a hidden layer in the projection to
-    the shared space, which is what a frozen encoder needs; the others' are linear.
-    `projection_dropout`: how much of that projection's input is dropped in training, which keeps it
-    from relying on a few features.
+    `projections`: by modality (or "fused"), how its encoder's outputs get into the shared space;
+    those not named are linear.
     """
 
     embed_dim: int = 256
-    projection_hidden: dict[str, int] = field(default_factory=dict)
-    projection_dropout: dict[str, float] = field(default_factory=dict)
+    projections: dict[str, ProjectionConfig] = field(default_factory=dict)
     encoders: dict[str, Annotated[Any, Component("mmfm.encoders")]]
     fusion: Annotated[Any | None, Component("mmfm.fusion")] = None
 
     def __post_init__(self) -> None:
         if self.embed_dim < 1:
             raise ValueError(f"embed_dim = {self.embed_dim} must be at least 1")
-        for name, width in self.projection_hidden.items():
+        for name, projection in self.projections.items():
             if name not in self.encoders and name != FUSED:
                 raise ValueError(
-                    f"projection_hidden names {name!r}; the model has {', '.join(self.encoders)} "
-                    f"and {FUSED}"
+                    f"projections names {name!r}; the model has {', '.join(self.encoders)} and "
+                    f"{FUSED}"
                 )
-            if width < 1:
-                raise ValueError(f"projection_hidden.{name} = {width} must be at least 1")
-        for name, share in self.projection_dropout.items():
-            if name not in self.projection_hidden:
-                raise ValueError(f"projection_dropout.{name} needs projection_hidden.{name}")
-            if not 0 <= share < 1:
-                raise ValueError(f"projection_dropout.{name} = {share} must be in [0, 1)")
+            if name == FUSED and projection.reads == "tokens":
+                raise ValueError(f"projections.{FUSED}: the fused tokens vary in number")
         if not self.encoders:
             raise ValueError("encoders: at least one modality is needed")
         if FUSED in self.encoders:
@@ -79,22 +71,20 @@ class ModelConfig:
         }
         widths = {m: encoder.width for m, encoder in encoders.items()}
         fusion = None if self.fusion is None else self.fusion.build(widths)
-        return Model(encoders, self.embed_dim, fusion, self.projection)
+        projections = {
+            m: self._projection(m, e.width, None if e.drops else e.grid_length)
+            for m, e in encoders.items()
+        }
+        if fusion is not None:
+            projections[FUSED] = self._projection(FUSED, fusion.width, None)
+        return Model(encoders, projections, self.embed_dim, fusion)
 
-    def projection(self, name: str, width: int) -> nn.Module:
-        """[B,width] ▶ [B,embed_dim], not yet of length 1, of a modality or "fused"."""
-        hidden = self.projection_hidden.get(name)
-        if hidden is None:
-            projection: nn.Module = nn.Linear(width, self.embed_dim, bias=False)
-        else:
-            projection = nn.Sequential(
-                nn.LayerNorm(width),
-                nn.Dropout(self.projection_dropout.get(name, 0.0)),
-                nn.Linear(width, hidden),
-                nn.GELU(),
-                nn.Linear(hidden, self.embed_dim, bias=False),
-            )
-        return projection.apply(init_weights)
+    def _projection(self, name: str, width: int, tokens: int | None) -> Projection:
+        config = self.projections.get(name, ProjectionConfig())
+        try:
+            return config.build(width, tokens, self.embed_dim)
+        except ValueError as error:
+            raise ValueError(f"projections.{name}: {error}") from None
 
 
 class Model(nn.Module):
@@ -103,16 +93,15 @@ class Model(nn.Module):
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
+        projections: Mapping[str, Projection],
         embed_dim: int,
         fusion: Fusion | None,
-        projection: Callable[[str, int], nn.Module],
     ) -> None:
         super().__init__()
         self.embed_dim = embed_dim
         self.encoders = nn.ModuleDict(dict(encoders))
-        self.projections = nn.ModuleDict({m: projection(m, e.width) for m, e in encoders.items()})
+        self.projections = nn.ModuleDict(dict(projections))
         self.fusion = fusion
-        self.fused_projection = None if fusion is None else projection(FUSED, fusion.width)
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -166,7 +155,9 @@ class Model(nn.Module):
                 length = features.tokens[m].shape[1]
                 grid = torch.arange(length, device=features.tokens[m].device)
                 features.kept[m] = grid.expand(len(features.rows[m]), -1)
-            features.embedding[m] = _embed(self.projections[m], features.pooled[m])
+            features.embedding[m] = _embed(
+                self.projections[m], features.pooled[m], features.tokens[m], features.valid[m]
+            )
         return features
 
     def _encode_clean(self, features: Features, batch: Batch, m: str, encoder: Encoder) -> None:
@@ -211,7 +202,7 @@ class Model(nn.Module):
         Raises:
             ValueError: if the model has no fusion, or the batch has none of the modalities.
         """
-        if self.fusion is None or self.fused_projection is None:
+        if self.fusion is None:
             raise ValueError("the model has no fusion: set model.fusion")
         present = [m for m in self.encoders if m in modalities and m in features.rows]
         if not present:
@@ -234,7 +225,7 @@ class Model(nn.Module):
         out = _restrict(features, present)
         out.rows[FUSED] = rows
         out.fused, out.fused_pooled = self.fusion(inputs, len(rows))
-        out.embedding[FUSED] = _embed(self.fused_projection, out.fused_pooled)
+        out.embedding[FUSED] = _embed(self.projections[FUSED], out.fused_pooled)
         return out
 
     def save_assets(self, folder: Path) -> None:
@@ -246,9 +237,9 @@ class Model(nn.Module):
             self.encoder(m).save_assets(folder / m)
 
 
-def _embed(projection: nn.Module, pooled_BD: Tensor) -> Tensor:
+def _embed(projection: nn.Module, *encoded: Tensor) -> Tensor:
     """Project and normalise to length 1, the norm in float32."""
-    return F.normalize(projection(pooled_BD).float(), dim=-1)
+    return F.normalize(projection(*encoded).float(), dim=-1)
 
 
 def _restrict(features: Features, modalities: Sequence[str]) -> Features:

@@ -112,7 +112,7 @@ def test_damaged_checkpoint(synthetic: Path, tmp_path: Path, capfd, use: str) ->
         ("freeze=everything", "freeze = 'everything'"),
         ("head.type=clasification", "did you mean 'classification'?"),
         ("eval.tasks.shape.source=heldout", "did you mean 'held_out'?"),
-        ("model.embed_dim=8", "projections.image.weight has shape"),
+        ("model.embed_dim=8", "projections.image.maps.linear.weight has shape"),
     ],
 )
 def test_bad_finetuning(

@@ -339,17 +339,27 @@ def test_bad_settings_name_their_place(settings):
 
 
 def test_projections_with_a_hidden_layer(settings, batch):
-    hidden = dict.fromkeys(("image", "audio", "fused"), 24)
-    wider = {**settings, "projection_hidden": hidden, "projection_dropout": {"image": 0.5}}
-    model = _build(wider)
+    projections = {
+        "image": {"hidden": 24, "dropout": 0.5, "reads": "tokens", "root": True},
+        "audio": {"hidden": 24, "residual": True},
+        "fused": {"hidden": 24},
+    }
+    image = {"type": "timm_model", "name": "test_efficientnet", "image_size": 64, "token_grid": 2}
+    encoders = {**settings["encoders"], "image": image}
+    batch["image"] = torch.nn.functional.interpolate(batch["image"], size=64)
+    model = _build({**settings, "encoders": encoders, "projections": projections})
     features = model.encode(batch, MODALITIES)
     fused = model.fuse(features, MODALITIES)
-    pooled = {m: features.pooled[m] for m in MODALITIES} | {"fused": fused.fused_pooled}
-    parts = {**dict(model.projections.items()), "fused": model.fused_projection}
-    assert isinstance(parts.pop("text"), torch.nn.Linear)
-    for name, part in parts.items():
-        norm, _, first, _, last = part
-        by_hand = torch.nn.functional.gelu(first(norm(pooled[name]))) @ last.weight.T
+    inputs = {m: features.pooled[m] for m in MODALITIES} | {"fused": fused.fused_pooled}
+    tokens = features.tokens["image"].flatten(1)
+    inputs["image"] = tokens / (tokens.abs() + 1e-4).sqrt()
+    for name in projections:
+        part = model.projections[name]
+        (norm, _), (first, _, last) = part.norm, part.maps["hidden"]
+        x = norm(inputs[name])
+        by_hand = torch.nn.functional.gelu(first(x)) @ last.weight.T
+        if name == "audio":
+            by_hand = by_hand + x @ part.maps["linear"].weight.T
         by_hand = by_hand / by_hand.norm(dim=-1, keepdim=True)
         found = fused.embedding["fused"] if name == "fused" else features.embedding[name]
         assert_close(found, by_hand)
@@ -358,18 +368,34 @@ def test_projections_with_a_hidden_layer(settings, batch):
     assert_close(trained["audio"], features.embedding["audio"])
 
 
+def test_the_slope_of_a_rooted_projection_is_finite_at_zero(settings):
+    projections = {"image": {"root": True}}
+    model = _build({**settings, "projections": projections})
+    pooled = torch.zeros(1, SMALL["width"], requires_grad=True)
+    model.projections["image"](pooled).sum().backward()
+    assert torch.isfinite(pooled.grad).all()
+    assert pooled.grad.abs().max() > 0
+
+
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("projections", "message"),
     [
-        ({"projection_hidden": {"image": 0}}, "projection_hidden.image = 0"),
-        ({"projection_hidden": {"imgae": 8}}, "projection_hidden names 'imgae'; the model has"),
-        ({"projection_dropout": {"image": 0.1}}, "needs projection_hidden.image"),
-        (
-            {"projection_hidden": {"text": 8}, "projection_dropout": {"text": 1.0}},
-            r"projection_dropout.text = 1.0 must be in \[0, 1\)",
-        ),
+        ({"image": {"hidden": 0}}, "projections.image: hidden = 0"),
+        ({"imgae": {"hidden": 8}}, "projections names 'imgae'; the model has"),
+        ({"image": {"dropout": 0.1}}, "projections.image: dropout and residual need a hidden"),
+        ({"image": {"residual": True}}, "projections.image: dropout and residual need a hidden"),
+        ({"text": {"hidden": 8, "dropout": 1.0}}, r"dropout = 1.0 must be in \[0, 1\)"),
+        ({"fused": {"reads": "tokens"}}, "projections.fused: the fused tokens vary in number"),
     ],
 )
-def test_bad_projections_are_refused(settings, change, message):
+def test_bad_projections_are_refused(settings, projections, message):
     with pytest.raises(ConfigError, match=message):
-        from_dict(ModelConfig, {**settings, **change})
+        from_dict(ModelConfig, {**settings, "projections": projections})
+
+
+@pytest.mark.parametrize("modality", ["text", "image"])
+def test_a_projection_of_tokens_needs_a_fixed_number_of_them(settings, modality):
+    # Texts vary in length; an encoder that leaves masked patches out gives fewer.
+    projections = {modality: {"reads": "tokens"}}
+    with pytest.raises(ValueError, match=f"projections.{modality}: reads = tokens needs"):
+        _build({**settings, "projections": projections})

@@ -1,5 +1,5 @@
-"""Pictures in and out of bytes: decode, render SVG, compose onto white, fit a square, encode as
-PNG.
+"""Pictures in and out of bytes: decode, render SVG, compose onto white, frame, fit a square, encode
+as PNG.
 
 Transparent pictures are composed onto white: converting them to RGB would show the colours that
 transparency hides.
@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from mmfm_prep.errors import PrepError
 
 MAX_PIXELS = 64_000_000
+WHITE = (255, 255, 255, 255)
 
 
 def decode(data: bytes) -> Image.Image:
@@ -52,6 +53,25 @@ def is_blank(picture: Image.Image, tolerance: int = 8) -> bool:
     return bool((np.ptp(pixels, axis=0) <= tolerance).all())
 
 
+def framed(picture: Image.Image, margin: float = 0.1, tolerance: int = 8) -> Image.Image:
+    """What is seen of an RGBA `picture` on white, centred in a transparent square with `margin`
+    (relative to the longer side) around it; a blank picture as it is.
+
+    Art styles differ in how much of their canvas they use, which says nothing about what they show.
+    """
+    assert picture.mode == "RGBA"
+    white = Image.new("RGBA", picture.size, WHITE)
+    seen = np.asarray(Image.alpha_composite(white, picture))[..., :3].min(axis=2) < 255 - tolerance
+    rows, columns = seen.any(axis=1).nonzero()[0], seen.any(axis=0).nonzero()[0]
+    if not len(rows):
+        return picture
+    part = picture.crop((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    side = round(max(part.size) * (1 + 2 * margin))
+    square = Image.new("RGBA", (side, side), (255, 255, 255, 0))
+    square.paste(part, ((side - part.width) // 2, (side - part.height) // 2))
+    return square
+
+
 def on_white(picture: Image.Image, size: int) -> Image.Image:
     """`picture` on a white square of `size` pixels: shrunk or enlarged to fit, centred, RGB."""
     if picture.mode != "RGBA":
@@ -62,7 +82,7 @@ def on_white(picture: Image.Image, size: int) -> Image.Image:
     if fitted != picture.size:
         # Premultiplied, so that hidden colours of transparent pixels don't bleed into the edges.
         picture = picture.convert("RGBa").resize(fitted, Image.Resampling.LANCZOS).convert("RGBA")
-    canvas = Image.new("RGBA", (size, size), (255, 255, 255, 255))
+    canvas = Image.new("RGBA", (size, size), WHITE)
     corner = ((size - picture.width) // 2, (size - picture.height) // 2)
     canvas.alpha_composite(picture, corner)
     return canvas.convert("RGB")

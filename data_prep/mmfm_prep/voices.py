@@ -22,7 +22,6 @@ from types import TracebackType
 import numpy as np
 
 from mmfm_prep.errors import PrepError
-from mmfm_prep.progress import track
 from mmfm_prep.sound import Wave
 
 # espeak-ng/speak_lib.h
@@ -47,7 +46,7 @@ def say_all(lines: Sequence[tuple[str, str]]) -> tuple[list[Wave], int]:
     so only a fresh one gives the same waves for the same lines.
     """
     with _fresh_process() as pool:
-        spoken = list(track(pool.map(_say, lines, chunksize=8), "speak words", len(lines)))
+        spoken = list(pool.map(_say, lines, chunksize=8))
         return spoken, pool.submit(_sample_rate).result()
 
 

@@ -35,7 +35,7 @@ def test_losses_counts_and_gradients_are_those_of_the_objective(tokenizer) -> No
         losses, counts = task(prepared).losses, task.counts(prepared)
         assert list(task.cached) == ["head"]
         task.total(losses, counts).backward()
-        gradient = task.model.projections["image"].weight.grad
+        gradient = task.model.projections["image"].maps["linear"].weight.grad
         values = {n: (t.item(), c.item(), counts[n].item()) for n, (t, c) in losses.items()}
         found.append((values, gradient))
     assert found[0][0] == found[1][0]

@@ -61,6 +61,28 @@ def test_proportions_are_kept_and_the_picture_centred() -> None:
     assert black.max(0).tolist() == [29, 39]
 
 
+def test_framed_is_what_is_seen_with_a_margin() -> None:
+    canvas = Image.new("RGBA", (64, 48), (255, 0, 0, 0))  # hidden red
+    canvas.paste((255, 255, 255, 255), (0, 0, 30, 30))  # white on white is not seen
+    canvas.paste((0, 0, 255, 255), (40, 20, 60, 30))
+    framed = pictures.framed(canvas, margin=0.1)
+    assert framed.size == (24, 24)
+    out = np.asarray(pictures.on_white(framed, 24))
+    blue = np.argwhere((out == (0, 0, 255)).all(-1))
+    assert blue.min(0).tolist() == [7, 2]
+    assert blue.max(0).tolist() == [16, 21]
+    assert (out == WHITE).all(-1).sum() == 24 * 24 - 200
+    nothing = Image.new("RGBA", (5, 4), (0, 0, 0, 0))
+    assert pictures.framed(nothing) is nothing
+
+
+def test_framed_is_the_same_however_much_canvas_there_is() -> None:
+    small, large = (Image.new("RGBA", (side, side), (0, 0, 0, 0)) for side in (40, 90))
+    for canvas, left in ((small, 10), (large, 55)):
+        canvas.paste((9, 9, 9, 255), (left, left, left + 20, left + 15))
+    assert pictures.framed(small).tobytes() == pictures.framed(large).tobytes()
+
+
 def test_svg_is_rendered_at_the_size_and_onto_white() -> None:
     pytest.importorskip("resvg_py")
     for box in ("0 0 10 10", "0 0 20 10", "0 0 10 20"):

@@ -128,7 +128,7 @@ def test_retrieval_head(pretrained: Path, synthetic: Path, tmp_path: Path) -> No
     words = finetune(synthetic, pretrained, run, RETRIEVAL, RETRIEVAL_EVAL)
     assert cli.main(words) == 0
     before, after = weights(pretrained), weights(run)
-    for name in ("projections.image.weight", "projections.text.weight"):
+    for name in ("projections.image.maps.linear.weight", "projections.text.maps.linear.weight"):
         assert not torch.equal(after[f"model.{name}"], before[f"model.{name}"])
     assert set(after) - set(before) == {n for n in after if n.startswith("objectives.head.")}
     assert {row["samples_seen"] for row in training(run).values()} == {32, 64, 96, 128}

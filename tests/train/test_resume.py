@@ -236,7 +236,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("model.embed_dim=24", "projections.image.weight has shape [32, 16], the model's is [24"),
+        (
+            "model.embed_dim=24",
+            "projections.image.maps.linear.weight has shape [32, 16], the model's",
+        ),
         ("objectives.masked_image=null", "is of another model"),
         ("run.resume=never", "is in use, and run.resume is never"),
         ("eval.sources.held_out.path=nowhere", "eval.sources.held_out"),

@@ -150,8 +150,8 @@ def test_learning_rate_zero_changes_nothing(tokenizer, group, stage: int) -> Non
     for name, weight in weights(one).items():
         assert torch.equal(weight, before[name]), name
     one.step(batches())
-    assert not torch.equal(weights(one)["model.projections.image.weight"],
-                           before["model.projections.image.weight"])  # fmt: skip
+    assert not torch.equal(weights(one)["model.projections.image.maps.linear.weight"],
+                           before["model.projections.image.maps.linear.weight"])  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", [0, 1])

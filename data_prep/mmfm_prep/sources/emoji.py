@@ -17,6 +17,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -116,24 +117,16 @@ class Config(Source):
         if self.concepts is not None:
             concepts = choose_concepts(concepts, self.concepts, spoken, self.seed)
         self._texts = [t for c in concepts for texts in c.texts.values() for t in texts]
-        kept: dict[tuple[str, str], bytes] = {}
-        blank: Counter[str] = Counter()
-        for style in self.styles:
-            files = [art[style][concept.paths[style]] for concept in concepts]
-            images = ordered_map(partial(draw, size=self.image_size), files)
-            drawn = track(images, f"draw {style}", len(files))
-            for concept, image in zip(concepts, drawn, strict=True):
-                if image is None:
-                    blank[style] += 1
-                    continue
-                if concept in spoken:
-                    kept[style, concept.code] = image
-                yield self._sample(f"pictures-{style}", concept, image=image, style=style)
         self.notes["concepts"] = len(concepts)
-        self.notes["blank_pictures_dropped"] = dict(blank)
         self.notes["spoken_words"] = [c.name for c in spoken]
-        if spoken:
-            yield from self._spoken(spoken, kept)
+        lines = [(c.name, voice) for voice in self.voices for c in spoken]
+        kept: dict[tuple[str, str], bytes] = {}
+        with ThreadPoolExecutor(1) as aside:  # the voices have a process of their own
+            speech = aside.submit(voices.say_all, lines) if lines else None
+            yield from self._drawn(concepts, art, spoken, kept)
+        if speech is not None:
+            clips = self._clips(*speech.result())
+            yield from self._spoken(spoken, kept, dict(zip(lines, clips, strict=True)))
 
     def finish(self, folder: Path) -> None:
         train_bpe(self._texts, self.vocab_size, folder / "tokenizer")
@@ -141,11 +134,10 @@ class Config(Source):
     def _concepts(self) -> tuple[list[Concept], dict[str, dict[str, bytes]]]:
         needed = [DATA_PACKAGE, NAMES_PACKAGE, *(STYLES[s].package for s in self.styles)]
         paths = {name: fetch.npm(PACKAGES[name], self.cache) for name in dict.fromkeys(needed)}
-        files = {
-            name: read_members(path, _is_art_or_data)
-            for name, path in paths.items()
-            if name != NAMES_PACKAGE
-        }
+        drawn = [name for name in paths if name != NAMES_PACKAGE]
+        read = partial(read_members, wanted=_is_art_or_data)
+        contents = ordered_map(read, [paths[name] for name in drawn], chunk=1)
+        files = dict(zip(drawn, contents, strict=True))
         entries = json.loads(files[DATA_PACKAGE]["package/emoji.json"])
         art = {style: files[STYLES[style].package] for style in self.styles}
         concepts, left_out = find_concepts(
@@ -155,18 +147,39 @@ class Config(Source):
         self.notes["code_points_left_out"] = left_out
         return concepts, art
 
-    def _spoken(
-        self, spoken: Sequence[Concept], kept: dict[tuple[str, str], bytes]
+    def _drawn(
+        self,
+        concepts: Sequence[Concept],
+        art: dict[str, dict[str, bytes]],
+        spoken: Sequence[Concept],
+        kept: dict[tuple[str, str], bytes],
     ) -> Iterator[Sample]:
-        lines = [(c.name, voice) for voice in self.voices for c in spoken]
-        waves, rate = voices.say_all(lines)
-        audio = {
-            line: sound.encode(
-                sound.to_level(sound.resample(sound.trim(wave, rate), rate, self.sample_rate)),
-                self.sample_rate,
-            )
-            for line, wave in zip(lines, waves, strict=True)
-        }
+        """Every concept in every style; the pictures of the `spoken` ones also go into `kept`."""
+        blank = dict.fromkeys(self.styles, 0)
+        drawings = [(style, concept) for style in self.styles for concept in concepts]
+        files = [art[style][concept.paths[style]] for style, concept in drawings]
+        images = ordered_map(partial(draw, size=self.image_size), files)
+        drawn = track(images, "draw pictures", len(files))
+        for (style, concept), image in zip(drawings, drawn, strict=True):
+            if image is None:
+                blank[style] += 1
+                continue
+            if concept in spoken:
+                kept[style, concept.code] = image
+            yield self._sample(f"pictures-{style}", concept, image=image, style=style)
+        self.notes["blank_pictures_dropped"] = {s: n for s, n in blank.items() if n}
+
+    def _clips(self, waves: Sequence[sound.Wave], rate: int) -> Iterator[bytes]:
+        """What was spoken as FLAC, without silence at its ends."""
+        convert = partial(_clip, rate=rate, to_rate=self.sample_rate)
+        return track(ordered_map(convert, waves), "encode words", len(waves))
+
+    def _spoken(
+        self,
+        spoken: Sequence[Concept],
+        kept: dict[tuple[str, str], bytes],
+        audio: dict[tuple[str, str], bytes],
+    ) -> Iterator[Sample]:
         for voice in self.voices:
             for concept in spoken:
                 yield self._sample(
@@ -235,13 +248,18 @@ class Config(Source):
         )
 
 
+def _clip(wave: sound.Wave, rate: int, to_rate: int) -> bytes:
+    trimmed = sound.resample(sound.trim(wave, rate), rate, to_rate)
+    return sound.encode(sound.to_level(trimmed), to_rate)
+
+
 def draw(art: bytes, size: int) -> bytes | None:
     """A picture of the package as PNG on white; None where nothing is left to be seen."""
     if art.lstrip().startswith(b"<"):
-        picture = pictures.render_svg(art.decode("utf-8"), size)
+        picture = pictures.render_svg(art.decode("utf-8"), 3 * size // 2)  # framing enlarges
     else:
         picture = pictures.decode(art)
-    on_white = pictures.on_white(picture, size)
+    on_white = pictures.on_white(pictures.framed(picture), size)
     return None if pictures.is_blank(on_white) else pictures.png(on_white)
 
 
