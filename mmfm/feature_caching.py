@@ -94,7 +94,8 @@ def _fill(
         mask = batch.get(f"{modality}_mask")
         mask = None if mask is None else mask.to(inputs.device)
         if fast is None:
-            fast = folded(encoder, inputs, mask)
+            # One row: an encoder may take a batch in parts, and no layer may run twice here.
+            fast = folded(encoder, inputs[:1], None if mask is None else mask[:1])
         tokens, pooled = fast(inputs, mask)
         return tokens, encoder.token_valid(inputs, mask), pooled
 

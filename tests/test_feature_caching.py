@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torch import nn
 
 from mmfm.config import from_dict
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
 from mmfm.data.tokenizer import train_bpe
+from mmfm.encoders.timm_model import TimmModel
 from mmfm.feature_caching import fingerprint, open_caches
 from mmfm.model import Model, ModelConfig
 from tests import tiny
@@ -140,3 +142,26 @@ def test_encoders_with_batch_norm_have_a_fingerprint(tokenizer, tmp_path: Path) 
     torch.manual_seed(0)
     encoder = from_dict(ModelConfig, settings).build().encoder("image")
     assert fingerprint(encoder) == fingerprint(encoder)
+
+
+def test_the_cache_is_filled_with_batch_norms_folded(
+    tokenizer, sources, tmp_path: Path, monkeypatch
+) -> None:
+    """Also where the encoder takes a batch in parts, so that its layers run more than once."""
+    settings = tiny.task_settings(tokenizer)["model"]
+    image = {"type": "timm_model", "name": "test_efficientnet", "image_size": 64}
+    settings["encoders"]["image"] = {**image, "frozen": True, "cache": True}
+    model = from_dict(ModelConfig, settings).build().eval()
+    runs: list[int] = []
+    encode = TimmModel.encode
+
+    def counted(self: TimmModel, inputs: Any, *others: Any) -> Any:
+        runs.append(sum(isinstance(m, nn.BatchNorm2d) for m in self.modules()))
+        return encode(self, inputs, *others)
+
+    with_norms = sum(isinstance(m, nn.BatchNorm2d) for m in model.encoder("image").modules())
+    monkeypatch.setattr(TimmModel, "encode", counted)
+    open_caches(model, sources, tmp_path, train=False)
+    assert with_norms > 0
+    assert runs[0] == with_norms  # to find the pairs, the network as it is
+    assert runs[-1] < with_norms / 2
