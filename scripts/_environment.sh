@@ -56,7 +56,8 @@ _reason() {
 _install() {
     local log=$1 start=$SECONDS installer
     echo "installing into .venv: about 5.4 GB, some minutes (log: ${log#"$ROOT/"})"
-    "$VENV/bin/pip" install --progress-bar off --disable-pip-version-check \
+    # Byte code is left to the first import: most files are never imported.
+    "$VENV/bin/pip" install --progress-bar off --no-compile --disable-pip-version-check \
         --editable '.[test,dev,quickstart]' --constraint constraints.txt >"$log" 2>&1 &
     installer=$!
     while [[ -t 1 ]] && kill -0 $installer 2>/dev/null; do
