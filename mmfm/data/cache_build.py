@@ -103,14 +103,28 @@ def build_cache(
 
 
 def count_samples(modality: str, sources: Sequence[tuple[str, Manifest]]) -> int:
-    """How many samples of `sources` have `modality`."""
+    """How many samples of `sources` have `modality`; those of a shard in two sources count once."""
     return sum(
         count
-        for _, manifest in sources
-        for shard in manifest.shards
-        for name, count in shard.modality_sets.items()
+        for source, shard in _shards_with(modality, sources)
+        for name, count in sources[source][1].shards[shard].modality_sets.items()
         if modality in name.split("+")
     )
+
+
+def _shards_with(
+    modality: str, sources: Sequence[tuple[str, Manifest]]
+) -> Iterator[tuple[int, int]]:
+    """(source, shard) of each shard that has `modality`, of a shard in several sources the first:
+    sources that differ in their weights only hold the same contents.
+    """
+    seen = set()
+    for source, (_, manifest) in enumerate(sources):
+        for number, shard in enumerate(manifest.shards):
+            has = any(modality in name.split("+") for name in shard.modality_sets)
+            if has and shard.path not in seen:
+                seen.add(shard.path)
+                yield source, number
 
 
 def _samples_with(
@@ -118,13 +132,12 @@ def _samples_with(
 ) -> Iterator[Callable[[], RawSample]]:
     """What reads each sample that has `modality`; reading may raise BadSample."""
     reader = SampleReader(sources)
-    for source, (_, manifest) in enumerate(sources):
-        for shard in range(len(manifest.shards)):
-            entries = manifest.index(shard)
-            has = [modality in name.split("+") for name in entries.set_names]
-            for index in range(len(entries)):
-                if has[entries.set_codes[index]]:
-                    yield partial(reader.read, source, shard, index)
+    for source, shard in _shards_with(modality, sources):
+        entries = sources[source][1].index(shard)
+        has = [modality in name.split("+") for name in entries.set_names]
+        for index in range(len(entries)):
+            if has[entries.set_codes[index]]:
+                yield partial(reader.read, source, shard, index)
 
 
 def _encode_batch(

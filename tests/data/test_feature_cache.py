@@ -211,6 +211,29 @@ def test_ranks_share_the_work_and_a_second_build_does_none(
     assert sum(calls) == 96
 
 
+def test_a_shard_in_several_sources_is_read_once(tmp_path: Path, specs: Specs) -> None:
+    """Sources that differ in their weights, or leave out a modality, hold the same contents."""
+    data = write_set(tmp_path / "set", tri_modal_shards(("image+text",)))
+    sources = [
+        ("texts", Manifest.open(data, modalities=["text"])),
+        ("often", Manifest.open(data)),
+        ("rarely", Manifest.open(data)),
+    ]
+    transform = image.Config().build(specs["image"])
+    cache = FeatureCache(tmp_path / "cache", "toy", "float32")
+    done: list[tuple[int, int]] = []
+    report = build_cache(
+        cache,
+        sources,
+        "image",
+        transform,
+        lambda i: encode("image", i),
+        progress=lambda *counts: done.append(counts),
+    )
+    assert (report.encoded, report.present) == (48, 0)
+    assert done[-1] == (48, 48)
+
+
 def test_bad_samples_are_counted_in_the_build(tmp_path: Path, specs: Specs) -> None:
     shards = tri_modal_shards(("image+text",))
     bad: Files = {"png": b"broken"}

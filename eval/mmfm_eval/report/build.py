@@ -11,7 +11,8 @@ from markupsafe import Markup
 
 from mmfm_eval.report.config import ReportConfig
 from mmfm_eval.report.context import Context
-from mmfm_eval.report.panels.base import Missing, Panel
+from mmfm_eval.report.missing import Missing
+from mmfm_eval.report.panels.base import Panel
 from mmfm_eval.report.template import environment, inline
 
 

@@ -11,7 +11,7 @@ import yaml
 
 from mmfm.checkpoint import Checkpoint
 from mmfm_eval.report.config import RunConfig
-from mmfm_eval.report.panels.base import Missing
+from mmfm_eval.report.missing import Missing
 
 Json = dict[str, Any]
 

@@ -10,7 +10,7 @@ from typing import Any
 from mmfm.data.manifest import MANIFEST, Manifest
 from mmfm.data.reader import RawSample, SampleReader
 from mmfm.data.transforms.base import BadSample
-from mmfm_eval.report.panels.base import Missing
+from mmfm_eval.report.missing import Missing
 from mmfm_eval.suite import SourceConfig
 
 

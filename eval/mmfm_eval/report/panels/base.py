@@ -16,10 +16,6 @@ if TYPE_CHECKING:
     from mmfm_eval.report.context import Context
 
 
-class Missing(Exception):  # noqa: N818 - it is no error: the page says what to run
-    """Something that a panel shows has not been made yet; the text says what to run."""
-
-
 @dataclass(frozen=True)
 class Panel:
     """A section of the page: its title, a sentence or two below it, and what it shows."""

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from mmfm_eval.report.charts import Chart, running_mean
-from mmfm_eval.report.panels.base import Missing, Panel, PanelConfig
+from mmfm_eval.report.missing import Missing
+from mmfm_eval.report.panels.base import Panel, PanelConfig
 from mmfm_eval.report.rows import percent
 from mmfm_eval.report.template import render
 

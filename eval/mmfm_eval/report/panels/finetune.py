@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from mmfm_eval.metrics import bootstrap, neighbours
 from mmfm_eval.report import media
 from mmfm_eval.report.charts import Chart
-from mmfm_eval.report.panels.base import Missing, Panel, PanelConfig, check_count
+from mmfm_eval.report.missing import Missing
+from mmfm_eval.report.panels.base import Panel, PanelConfig, check_count
 from mmfm_eval.report.template import render
 from mmfm_eval.tasks.knn import Config as Knn
 

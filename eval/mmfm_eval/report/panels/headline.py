@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mmfm_eval.report.panels.base import Missing, Panel, PanelConfig
+from mmfm_eval.report.missing import Missing
+from mmfm_eval.report.panels.base import Panel, PanelConfig
 from mmfm_eval.report.samples import Samples
 from mmfm_eval.report.scores import Entry, find
 from mmfm_eval.report.template import render

@@ -25,7 +25,8 @@ from mmfm.data.reader import RawSample
 from mmfm.objectives.base import Reconstruction
 from mmfm.types import Batch, Features, to_device
 from mmfm_eval.report import media
-from mmfm_eval.report.panels.base import Missing, Panel, PanelConfig, check_count
+from mmfm_eval.report.missing import Missing
+from mmfm_eval.report.panels.base import Panel, PanelConfig, check_count
 from mmfm_eval.report.template import render
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mmfm_eval.report.panels.base import Missing, Panel, PanelConfig
+from mmfm_eval.report.missing import Missing
+from mmfm_eval.report.panels.base import Panel, PanelConfig
 from mmfm_eval.report.scores import Entry, Found, find
 from mmfm_eval.report.template import render
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mmfm.next_item import Ranked
-from mmfm_eval.report.panels.base import Missing, Panel, PanelConfig, check_count
+from mmfm_eval.report.missing import Missing
+from mmfm_eval.report.panels.base import Panel, PanelConfig, check_count
 from mmfm_eval.report.template import render
 
 if TYPE_CHECKING:
