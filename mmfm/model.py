@@ -54,6 +54,8 @@ class ModelConfig:
                     f"projections names {name!r}; the model has {', '.join(self.encoders)} and "
                     f"{FUSED}"
                 )
+            if name == FUSED and self.fusion is None:
+                raise ValueError(f"projections.{FUSED} needs model.fusion, which is null")
             if name == FUSED and projection.reads == "tokens":
                 raise ValueError(f"projections.{FUSED}: the fused tokens vary in number")
         if not self.encoders:

@@ -393,6 +393,12 @@ def test_bad_projections_are_refused(settings, projections, message):
         from_dict(ModelConfig, {**settings, "projections": projections})
 
 
+def test_a_projection_of_what_nothing_fuses_is_refused(settings):
+    projections = {"fused": {"hidden": 8}}
+    with pytest.raises(ConfigError, match=r"projections\.fused needs model\.fusion"):
+        from_dict(ModelConfig, {**settings, "fusion": None, "projections": projections})
+
+
 @pytest.mark.parametrize("modality", ["text", "image"])
 def test_a_projection_of_tokens_needs_a_fixed_number_of_them(settings, modality):
     # Texts vary in length; an encoder that leaves masked patches out gives fewer.

@@ -1,9 +1,8 @@
-"""From an encoder's outputs to the shared embedding space: linear, with a hidden layer beside it or
-without.
+"""From an encoder's outputs to the shared embedding space: a linear map, a hidden layer, or both.
 
-    model:
-      projections:
-        image: {reads: tokens, root: true, hidden: 2048, dropout: 0.3}
+model:
+  projections:
+    image: {reads: tokens, root: true, hidden: 1024, residual: true, dropout: 0.3}
 """
 
 from __future__ import annotations

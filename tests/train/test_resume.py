@@ -238,7 +238,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     [
         (
             "model.embed_dim=24",
-            "projections.image.maps.linear.weight has shape [32, 16], the model's",
+            "projections.image.maps.linear.weight has shape [32, 16], the model's is [24",
         ),
         ("objectives.masked_image=null", "is of another model"),
         ("run.resume=never", "is in use, and run.resume is never"),

@@ -39,7 +39,7 @@ from mmfm_prep.emoji_art import (
 )
 from mmfm_prep.errors import PrepError
 from mmfm_prep.parallel import ordered_map
-from mmfm_prep.progress import track
+from mmfm_prep.progress import track, working
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources.base import Source
 
@@ -124,9 +124,11 @@ class Config(Source):
         with ThreadPoolExecutor(1) as aside:  # the voices have a process of their own
             speech = aside.submit(voices.say_all, lines) if lines else None
             yield from self._drawn(concepts, art, spoken, kept)
-        if speech is not None:
-            clips = self._clips(*speech.result())
-            yield from self._spoken(spoken, kept, dict(zip(lines, clips, strict=True)))
+            if speech is not None:
+                with working("speaking words"):
+                    waves, rate = speech.result()
+                clips = self._clips(waves, rate)
+                yield from self._spoken(spoken, kept, dict(zip(lines, clips, strict=True)))
 
     def finish(self, folder: Path) -> None:
         train_bpe(self._texts, self.vocab_size, folder / "tokenizer")
