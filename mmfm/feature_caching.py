@@ -12,6 +12,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,8 @@ def open_caches(
         if encoder.cache and (only is None or modality in only):
             chosen = {m: t for m, t in (transforms or {}).items() if m == modality}
             transform = build_transforms({modality: encoder.spec}, chosen)[modality]
-            caches[modality] = _fill(encoder, modality, transform, sources, folder, train)
+            settings = f"{metadata.version('mmfm')} {chosen}"
+            caches[modality] = _fill(encoder, modality, transform, settings, sources, folder, train)
     return caches
 
 
@@ -79,6 +81,7 @@ def _fill(
     encoder: Encoder,
     modality: str,
     transform: Transform,
+    settings: str,
     sources: Sequence[tuple[str, Manifest]],
     folder: Path,
     train: bool,
@@ -109,16 +112,19 @@ def _fill(
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             train=train,
+            settings=settings,
             progress=bar.update,
         )
     distributed.barrier()
     cache.refresh()
     if distributed.is_main():
         logger.info(
-            "feature cache of %s: %d encoded on rank 0, %d there already, %d bad",
+            "feature cache of %s: %d encoded on rank 0, %d there already, %d bad; %d shards are"
+            " known to be in it",
             modality,
             report.encoded,
             report.present,
             sum(report.bad.values()),
+            report.shards_known,
         )
     return cache

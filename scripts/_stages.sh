@@ -41,6 +41,37 @@ _stage() {
   chain=$key$({ cat "$out/manifest.json" "$out/latest" 2>/dev/null || true; } | sha256sum)
 }
 
+# together NAME…: calls the functions NAME…, side by side; each is a chain of stages of its own. What the
+# first one says is seen as it comes, and then what the others said.
+together() {
+  local name code=0 folder
+  local -A running=()
+  folder=$(mktemp -d)
+  set -m # each in a process group, so that a signal can reach all of it
+  for name in "${@:2}"; do
+    _lane "$folder" "$name" >"$folder/$name.log" 2>&1 &
+    running[$name]=$!
+  done
+  set +m
+  # shellcheck disable=SC2064 # the processes of now are meant
+  trap "kill -TERM -- ${running[*]/#/-} 2>/dev/null || true" EXIT
+  trap 'exit 130' INT
+  _lane "$folder" "$1" || code=$?
+  for name in "${@:2}"; do
+    tail --pid="${running[$name]}" --sleep-interval=0.2 -n +1 -f "$folder/$name.log"
+    wait "${running[$name]}" || code=$?
+  done
+  trap - EXIT INT
+  ((code == 0)) || exit "$code"
+  chain=$(for name; do cat "$folder/$name"; done | sha256sum)
+  rm -r "$folder"
+}
+
+_lane() (
+  "$2"
+  echo "$chain" >"$1/$2"
+)
+
 # trained_without DATA RUN: whether RUN has started, on other data than DATA. It then goes on so.
 trained_without() {
   [[ -e $2/config.yaml ]] && ! grep -q "path: $1$" "$2/config.yaml"

@@ -12,8 +12,10 @@ from torch import nn
 
 from mmfm.config import from_dict
 from mmfm.data.manifest import Manifest
+from mmfm.data.reader import SampleReader
 from mmfm.data.sequential import SequentialData
 from mmfm.data.tokenizer import train_bpe
+from mmfm.data.transforms.text import Config as TextConfig
 from mmfm.encoders.timm_model import TimmModel
 from mmfm.feature_caching import fingerprint, open_caches
 from mmfm.model import Model, ModelConfig
@@ -78,13 +80,18 @@ def test_cached_embeddings_equal_live_ones(tokenizer, sources, tmp_path: Path) -
     assert compared > 60
 
 
-def test_a_second_opening_encodes_nothing(tokenizer, sources, tmp_path: Path) -> None:
+def test_a_second_opening_reads_and_encodes_nothing(
+    tokenizer, sources, tmp_path: Path, monkeypatch
+) -> None:
     model = build(tokenizer)
     first = {m: len(c) for m, c in open_caches(model, sources, tmp_path, train=True).items()}
-    encoder = model.encoder("image")
-    encoder.forward = None  # would be an error if it were called
+    monkeypatch.setattr(SampleReader, "read", None)  # would be an error if it were called
     again = open_caches(build(tokenizer), sources, tmp_path, train=True)
     assert {m: len(c) for m, c in again.items()} == first
+    cut = {"text": TextConfig(max_characters=1000)}  # decides about the contents, so all are read
+    with pytest.raises(TypeError):
+        open_caches(build(tokenizer, ["text"]), sources, tmp_path, transforms=cut, train=True)
+    monkeypatch.undo()
     # Training may draw any of a sample's texts, evaluation always uses the first.
     fewer = open_caches(build(tokenizer, ["text"]), sources, tmp_path / "eval", train=False)
     assert 0 < len(fewer["text"]) < first["text"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,51 @@ def test_a_stage_that_may_fail_is_left_to_the_caller(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert "left out" in done.stdout
     assert made(done) == ["b"]
+
+
+TOGETHER = """
+first() {{ stage A a make a; {waits}; stage B b make b; }}
+second() {{ {tells}; stage C c make c; }}
+together first second
+stage D d make d
+"""
+WAIT = "while [[ ! -e told ]]; do sleep 0.02; done"
+
+
+def test_stages_run_side_by_side_and_each_counts_for_what_follows(tmp_path: Path) -> None:
+    script = TOGETHER.format(waits=WAIT, tells="touch told")
+    assert made(staged(tmp_path, script)) == ["a", "b", "c", "d"]
+    assert made(staged(tmp_path, script)) == []
+    (tmp_path / "c/manifest.json").write_text("other data")
+    assert made(staged(tmp_path, script)) == ["d"]  # neither of the first function's
+
+
+@pytest.mark.parametrize("fails", ["first", "second"])
+def test_a_failure_beside_others_ends_the_script_when_they_are_done(
+    tmp_path: Path, fails: str
+) -> None:
+    bad = "stage E e bash -c 'exit 7'"
+    ways = {"first": (bad, "sleep 0.5"), "second": ("sleep 0.5", bad)}[fails]
+    done = staged(tmp_path, TOGETHER.format(waits=ways[0], tells=ways[1]))
+    assert done.returncode == 7
+    assert made(done) == (["a", "c"] if fails == "first" else ["a", "b"])
+    assert "stopped (exit code 7)" in done.stdout + done.stderr
+
+
+SLEEPS = "import time; open('begun', 'w').close(); time.sleep(60)"
+ENDS = "trap 'touch ended; exit' TERM; touch beside; sleep 60 & wait"
+
+
+def test_an_interrupt_ends_what_runs_beside(tmp_path: Path) -> None:
+    script = TOGETHER.format(waits=f'python -c "{SLEEPS}"', tells=f'bash -c "{ENDS}"')
+    text = STAGES.format(root=ROOT, here=tmp_path) + script
+    started = subprocess.Popen(["bash", "-c", text], start_new_session=True)
+    while not ((tmp_path / "begun").exists() and (tmp_path / "beside").exists()):
+        assert started.poll() is None
+    os.killpg(started.pid, signal.SIGINT)
+    assert started.wait(timeout=30) == 130
+    while not (tmp_path / "ended").exists():  # pytest's own limit of time ends this
+        time.sleep(0.01)
 
 
 def test_a_run_keeps_to_the_data_that_it_began_with(tmp_path: Path) -> None:

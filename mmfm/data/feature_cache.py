@@ -12,7 +12,8 @@ key)` holds, for the encoder with the fingerprint `key`, each content's tokens [
 
 Files: one folder for each key, in it one folder for each part, ``keys.npy lengths.npy tokens.bin
 mask.bin pooled.bin part.json``; a part appears under its name only when it is whole, and never
-changes.
+changes. An empty file ``filled/NAME-of-W-R`` says that rank R of W has added its share of what NAME
+stands for (a shard).
 """
 
 from __future__ import annotations
@@ -103,6 +104,17 @@ class FeatureCache:
     def writer(self, rank: int = 0) -> CacheWriter:
         """Adds outputs; each rank has its own. Use it in a ``with`` block."""
         return CacheWriter(self, rank)
+
+    def filled(self, name: str) -> bool:
+        """Whether the ranks of some world have all called `mark_filled` for `name`."""
+        found = [file.name.rsplit("-", 2) for file in (self.folder / "filled").glob(f"{name}-of-*")]
+        worlds = [world for _, world, _ in found]
+        return any(worlds.count(world) == int(world) for world in worlds)
+
+    def mark_filled(self, name: str, rank: int, world_size: int) -> None:
+        """Remember that this rank has added its share of what `name` stands for."""
+        (self.folder / "filled").mkdir(parents=True, exist_ok=True)
+        (self.folder / "filled" / f"{name}-of-{world_size}-{rank}").touch()
 
     def refresh(self) -> None:
         """Look at the folder again at the next access."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmfm.config import from_dict
 from mmfm.data import feature_cache
-from mmfm.data.cache_build import build_cache
+from mmfm.data.cache_build import BuildReport, build_cache
 from mmfm.data.feature_cache import CachedOutput, CacheWriter, FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline
@@ -232,6 +232,66 @@ def test_a_shard_in_several_sources_is_read_once(tmp_path: Path, specs: Specs) -
     )
     assert (report.encoded, report.present) == (48, 0)
     assert done[-1] == (48, 48)
+
+
+def fill(
+    cache: FeatureCache, data: Path, specs: Specs, modality: str = "text", **options: Any
+) -> BuildReport:
+    transform = MODULES[modality].Config().build(specs[modality])
+    sources = [("set", Manifest.open(data))]
+    return build_cache(
+        cache, sources, modality, transform, lambda i: encode(modality, i), **options
+    )
+
+
+def test_a_shard_that_is_in_the_cache_is_not_read_again(tmp_path: Path, specs: Specs) -> None:
+    data = write_set(tmp_path / "set", tri_modal_shards(("image+text",)))
+    shards = len(Manifest.open(data).shards)
+    cache = FeatureCache(tmp_path / "cache", "toy")
+    first = fill(cache, data, specs, settings="any")
+    assert (first.shards_known, first.encoded > 0) == (0, True)
+    tars = {path: path.read_bytes() for path in data.glob("*.tar")}
+    for path, content in tars.items():  # reading would fail
+        path.write_bytes(b"x" * len(content))
+    for train in (True, False):  # what training draws from holds what evaluation uses
+        again = fill(cache, data, specs, settings="any", train=train)
+        assert (again.shards_known, again.encoded, again.present) == (shards, 0, 0)
+    for path, content in tars.items():
+        path.write_bytes(content)
+    other = fill(cache, data, specs, settings="other")
+    assert (other.shards_known, other.encoded, other.present) == (0, 0, first.encoded)
+    assert fill(cache, data, specs).shards_known == 0  # unknown settings
+    assert fill(FeatureCache(tmp_path / "cache", "toy 2"), data, specs, settings="any").encoded
+
+
+def test_what_evaluation_uses_is_not_all_that_training_needs(tmp_path: Path, specs: Specs) -> None:
+    data = write_set(tmp_path / "set", tri_modal_shards(("image+text",)))
+    cache = FeatureCache(tmp_path / "cache", "toy")
+    few = fill(cache, data, specs, settings="any", train=False)
+    assert fill(cache, data, specs, settings="any", train=False).shards_known > 0
+    rest = fill(cache, data, specs, settings="any")
+    assert (rest.shards_known, rest.present) == (0, few.encoded)
+    assert rest.encoded > 0
+
+
+def test_a_shard_is_known_when_every_rank_has_added_its_share(tmp_path: Path, specs: Specs) -> None:
+    data = write_set(tmp_path / "set", tri_modal_shards(("image+text",)))
+    cache = FeatureCache(tmp_path / "cache", "toy")
+    fill(cache, data, specs, settings="any", rank=0, world_size=2)
+    assert fill(cache, data, specs, settings="any", rank=2, world_size=3).shards_known == 0
+    assert fill(cache, data, specs, settings="any", rank=1, world_size=2).shards_known == 0
+    assert fill(cache, data, specs, settings="any").shards_known > 0
+
+
+def test_a_shard_with_a_bad_sample_is_read_and_counted_again(tmp_path: Path, specs: Specs) -> None:
+    shards = tri_modal_shards(("image+text",))
+    shards[0][3] = (shards[0][3][0], shards[0][3][1] | {"png": b"broken"})
+    data = write_set(tmp_path / "set", shards)
+    cache = FeatureCache(tmp_path / "cache", "toy", "float32")
+    first = fill(cache, data, specs, "image", settings="any")
+    again = fill(cache, data, specs, "image", settings="any")
+    assert first.bad == again.bad == {"image unreadable": 1}
+    assert again.shards_known == len(Manifest.open(data).shards) - 1
 
 
 def test_bad_samples_are_counted_in_the_build(tmp_path: Path, specs: Specs) -> None:

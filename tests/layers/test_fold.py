@@ -65,8 +65,13 @@ class Twice(nn.Module):
 
 
 @torch.no_grad()
-def test_what_can_t_be_folded_stays_as_it_is():
-    for network in (Shared(), Twice(), nn.Sequential(nn.Linear(5, 5), nn.GELU())):
+def test_what_can_t_be_folded_stays_as_it_is_and_the_log_says_so(caplog):
+    for network in (Shared(), Twice()):
+        caplog.clear()
         network = trained_looking(network)
-        shape = (2, 5) if isinstance(network, nn.Sequential) else (2, 3, 8, 8)
-        assert folded(network, torch.randn(shape)) is network
+        assert folded(network, torch.randn(2, 3, 8, 8)) is network
+        assert "none is folded" in caplog.text
+    caplog.clear()
+    plain = nn.Sequential(nn.Linear(5, 5), nn.GELU()).eval()  # nothing to fold
+    assert folded(plain, torch.randn(2, 5)) is plain
+    assert not caplog.records
