@@ -68,6 +68,42 @@ def test_slurm_script_wants_to_be_submitted() -> None:
     assert "submit this script with sbatch" in done.stderr
 
 
+PIP_SETTINGS = r"""
+echo ":env:.find-links='/wheels'"
+echo "global.extra-index-url='https://a/simple\nfile:///b'"
+echo "global.timeout='9'"
+"""
+PIP = """
+if [[ " $* " == *" uv "* ]]; then exit {has_uv}
+else echo "pip $*"
+fi
+"""
+
+
+def test_uv_gets_what_pip_is_set_to(tmp_path: Path) -> None:
+    program(tmp_path / "bin/pip", PIP_SETTINGS)
+    script = f"source {ROOT}/scripts/_environment.sh; VENV={tmp_path}; _pip_settings"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    links, first, second = "--find-links /wheels", "https://a/simple", "file:///b"
+    wanted = f"{links} --extra-index-url {first} --extra-index-url {second}"
+    assert done.stdout.split() == wanted.split()
+
+
+@pytest.mark.parametrize("has_uv", [True, False])
+@pytest.mark.parametrize("uv_works", [True, False])
+def test_pip_installs_where_uv_can_t(tmp_path: Path, has_uv: bool, uv_works: bool) -> None:
+    program(tmp_path / "bin/pip", PIP.format(has_uv=0 if has_uv else 1))
+    program(tmp_path / "bin/uv", f'echo "uv $*"; exit {0 if uv_works else 1}')
+    script = (
+        f"source {ROOT}/scripts/_environment.sh; VENV={tmp_path}; _install_packages --editable ."
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    tools = [line.split()[0] for line in done.stdout.splitlines() if "--editable ." in line]
+    assert tools == {(True, True): ["uv"], (True, False): ["uv", "pip"]}.get(
+        (has_uv, uv_works), ["pip"]
+    )
+
+
 STAGES = """
 set -euo pipefail
 source {root}/scripts/_stages.sh
