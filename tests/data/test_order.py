@@ -248,7 +248,9 @@ def test_replacements_stay_in_stratum_and_stream(
     sources = [("a", made_up(counts), None), ("b", made_up([9, 9], "text"), None)]
     order = Order(sources, 1, streams, streams * 4, block_shards)
     for draw in order.stream_slots(step, streams - 1)[:2]:
-        candidates = [order.replacement(draw, attempt) for attempt in range(4)]
+        # Two epochs of a part that holds one sample are two candidates.
+        attempts = min(4, 2 * order.strata[draw.stratum].samples)
+        candidates = [order.replacement(draw, attempt) for attempt in range(attempts)]
         ahead = candidates[0].position - draw.position
         assert ahead >= 1
         for attempt, new in enumerate(candidates):
@@ -267,6 +269,14 @@ def test_replacements_come_from_half_a_block_ahead_and_end() -> None:
     assert len(part) == 400
     with pytest.raises(ValueError, match="all 400 samples there seem to be bad"):
         order.replacement(draw, 800)
+
+
+def test_a_part_of_one_sample_has_two_candidates() -> None:
+    order = Order([("a", made_up([1]), None)], 1, 1, 4)
+    draw = order.stream_slots(7, 0)[0]
+    assert [place(order.replacement(draw, a)) for a in range(2)] == [place(draw)] * 2
+    with pytest.raises(ValueError, match="all 1 samples there seem to be bad"):
+        order.replacement(draw, 2)
 
 
 def test_seeds_belong_to_sample_epoch_and_run() -> None:
