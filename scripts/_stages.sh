@@ -54,16 +54,16 @@ together() {
   done
   set +m
   # shellcheck disable=SC2064 # the processes of now are meant
-  trap "kill -TERM -- ${running[*]/#/-} 2>/dev/null || true" EXIT
+  trap "kill -TERM -- ${running[*]/#/-} 2>/dev/null || true; rm -rf '$folder'" EXIT
   trap 'exit 130' INT
   _lane "$folder" "$1" || code=$?
   for name in "${@:2}"; do
     tail --pid="${running[$name]}" --sleep-interval=0.2 -n +1 -f "$folder/$name.log"
     wait "${running[$name]}" || code=$?
   done
-  trap - EXIT INT
   ((code == 0)) || exit "$code"
   chain=$(for name; do cat "$folder/$name"; done | sha256sum)
+  trap - EXIT INT
   rm -r "$folder"
 }
 

@@ -187,16 +187,25 @@ SLEEPS = "import time; open('begun', 'w').close(); time.sleep(60)"
 ENDS = "trap 'touch ended; exit' TERM; touch beside; sleep 60 & wait"
 
 
+def appear(*files: Path) -> bool:
+    """Whether all `files` are there within half a minute."""
+    until = time.monotonic() + 30
+    while not all(file.exists() for file in files) and time.monotonic() < until:
+        time.sleep(0.01)
+    return all(file.exists() for file in files)
+
+
 def test_an_interrupt_ends_what_runs_beside(tmp_path: Path) -> None:
     script = TOGETHER.format(waits=f'python -c "{SLEEPS}"', tells=f'bash -c "{ENDS}"')
     text = STAGES.format(root=ROOT, here=tmp_path) + script
     started = subprocess.Popen(["bash", "-c", text], start_new_session=True)
-    while not ((tmp_path / "begun").exists() and (tmp_path / "beside").exists()):
-        assert started.poll() is None
-    os.killpg(started.pid, signal.SIGINT)
-    assert started.wait(timeout=30) == 130
-    while not (tmp_path / "ended").exists():  # pytest's own limit of time ends this
-        time.sleep(0.01)
+    try:
+        assert appear(tmp_path / "begun", tmp_path / "beside")
+        os.killpg(started.pid, signal.SIGINT)
+        assert started.wait(timeout=30) == 130
+        assert appear(tmp_path / "ended")
+    finally:
+        started.kill()
 
 
 def test_a_run_keeps_to_the_data_that_it_began_with(tmp_path: Path) -> None:

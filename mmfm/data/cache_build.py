@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -21,11 +20,14 @@ from torch import Tensor
 
 from mmfm.data.feature_cache import CachedOutput, CacheWriter, FeatureCache, content_hash
 from mmfm.data.manifest import Manifest, Shard
-from mmfm.data.reader import RawSample, SampleReader
+from mmfm.data.reader import SampleReader
 from mmfm.data.transforms.base import BadSample, Transform
 
 Encode = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor | None, Tensor]]
 """The batch keys of one modality ▶ tokens [B, L, D], their mask [B, L] or None, pooled [B, D]."""
+
+UNUSED = np.random.default_rng(0)
+"""Transforms take a generator; without `train` they draw nothing from it."""
 
 
 @dataclass
@@ -66,80 +68,97 @@ def build_cache(
     There is no communication: call a barrier, then `cache.refresh()`, before the outputs of other
     ranks are read.
     """
-    names = partial(_names, modality, settings, train)
+    filled = cache.filled()
     every = list(_shards_with(modality, sources))
-    shards = [s for s in every if not any(map(cache.filled, names(s.shard)))]
+    shards = [s for s in every if filled.isdisjoint(_names(modality, settings, train, s.shard))]
     report = BuildReport(0, 0, Counter(), len(every) - len(shards))
-    done: set[bytes] = set()
-    batch: dict[bytes, Any] = {}
-    unused = np.random.default_rng(0)
     total, number = sum(s.samples for s in shards), 0
-    whole = []
+    reader = SampleReader(sources)
+    good = []
     with cache.writer(rank) as writer:
-
-        def flush() -> None:
-            if batch:
-                _encode_batch(writer, modality, transform, encode, batch)
-                report.encoded += len(batch)
-                batch.clear()
-
-        def add(content: bytes) -> None:
-            digest = content_hash(content)
-            if digest in done or int.from_bytes(digest[-8:], "little") % world_size != rank:
-                return
-            done.add(digest)
-            if content in cache:
-                report.present += 1
-                return
-            try:
-                batch[content] = transform.decode_content(content, unused, False)
-            except BadSample as bad:  # the sample's other contents may be good
-                report.bad[bad.reason] += 1
-
+        share = _Share(cache, writer, modality, transform, encode, report, rank, world_size)
         for shard in shards:
-            bad_before = report.bad.total()
-            for read in shard.reads():
-                try:
-                    raw = read()
-                    if train:
-                        contents = transform.contents(raw.files, raw.meta)
-                    else:
-                        contents = [transform.choose(raw.files, raw.meta, unused, False)]
-                except BadSample as bad:
-                    contents = []
+            all_good = True
+            for found in _contents(reader, shard, modality, transform, train):
+                if isinstance(found, BadSample):
+                    all_good = False
                     if number % world_size == rank:  # every rank meets it; one counts it
-                        report.bad[bad.reason] += 1
-                for content in contents:
-                    add(content)
-                if len(batch) >= batch_size:
-                    flush()
+                        report.bad[found.reason] += 1
+                else:
+                    for content in found:
+                        all_good &= share.add(content)
+                if len(share.batch) >= batch_size:
+                    share.flush()
                 number += 1
                 progress(number, total)
-            if report.bad.total() == bad_before:
-                whole.append(shard)
-        flush()
-    for shard in whole:  # whose outputs are on the disk now
-        for name in names(shard.shard)[:1]:
+            if all_good:
+                good.append(shard.shard)
+        share.flush()
+    for one in good:  # whose outputs are on the disk now
+        for name in _names(modality, settings, train, one)[:1]:
             cache.mark_filled(name, rank, world_size)
     cache.refresh()
     return report
 
 
 @dataclass
-class _ShardToRead:
-    """A shard of a source with the places of the samples that have the modality."""
+class _Share:
+    """The contents that this rank encodes: those that the cache lacks, in batches."""
 
+    cache: FeatureCache
+    writer: CacheWriter
+    modality: str
+    transform: Transform
+    encode: Encode
+    report: BuildReport
+    rank: int
+    world_size: int
+    done: dict[bytes, bool] = field(default_factory=dict)
+    """The contents that were met, by digest, and whether they are good."""
+    batch: dict[bytes, Any] = field(default_factory=dict)
+
+    def add(self, content: bytes) -> bool:
+        """Take a content, unless it is another rank's; whether it is good, as far as known here."""
+        digest = content_hash(content)
+        if int.from_bytes(digest[-8:], "little") % self.world_size != self.rank:
+            return True
+        if digest not in self.done:
+            self.done[digest] = self._decode(content)
+        return self.done[digest]
+
+    def _decode(self, content: bytes) -> bool:
+        if content in self.cache:
+            self.report.present += 1
+            return True
+        try:
+            self.batch[content] = self.transform.decode_content(content, UNUSED, False)
+        except BadSample as bad:  # the sample's other contents may be good
+            self.report.bad[bad.reason] += 1
+            return False
+        return True
+
+    def flush(self) -> None:
+        """Encode and write what has come together."""
+        if self.batch:
+            _encode_batch(self.writer, self.modality, self.transform, self.encode, self.batch)
+            self.report.encoded += len(self.batch)
+            self.batch.clear()
+
+
+@dataclass
+class _ShardToRead:
+    """A shard, where it is, and how many of its samples have the modality."""
+
+    source: int
+    number: int
     shard: Shard
     samples: int
-    reads: Callable[[], Iterator[Callable[[], RawSample]]]
-    """What reads each of them; reading may raise BadSample."""
 
 
 def _shards_with(modality: str, sources: Sequence[tuple[str, Manifest]]) -> Iterator[_ShardToRead]:
     """Each shard that has `modality`, of a shard in several sources the first: sources that differ
     in their weights only hold the same contents.
     """
-    reader = SampleReader(sources)
     seen = set()
     for source, (_, manifest) in enumerate(sources):
         for number, shard in enumerate(manifest.shards):
@@ -147,18 +166,25 @@ def _shards_with(modality: str, sources: Sequence[tuple[str, Manifest]]) -> Iter
             samples = sum(count for name, count in sets if modality in name.split("+"))
             if samples and shard.path not in seen:
                 seen.add(shard.path)
-                reads = partial(_reads, reader, source, number, modality)
-                yield _ShardToRead(shard, samples, reads)
+                yield _ShardToRead(source, number, shard, samples)
 
 
-def _reads(
-    reader: SampleReader, source: int, shard: int, modality: str
-) -> Iterator[Callable[[], RawSample]]:
-    entries = reader.sources[source][1].index(shard)
+def _contents(
+    reader: SampleReader, shard: _ShardToRead, modality: str, transform: Transform, train: bool
+) -> Iterator[list[bytes] | BadSample]:
+    """What there is to encode of each sample that has `modality`, or why it can't be used."""
+    entries = reader.sources[shard.source][1].index(shard.number)
     has = [modality in name.split("+") for name in entries.set_names]
     for index in range(len(entries)):
         if has[entries.set_codes[index]]:
-            yield partial(reader.read, source, shard, index)
+            try:
+                raw = reader.read(shard.source, shard.number, index)
+                if train:
+                    yield transform.contents(raw.files, raw.meta)
+                else:
+                    yield [transform.choose(raw.files, raw.meta, UNUSED, False)]
+            except BadSample as bad:
+                yield bad
 
 
 def _names(modality: str, settings: str | None, train: bool, shard: Shard) -> list[str]:

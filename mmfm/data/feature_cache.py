@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -105,11 +106,12 @@ class FeatureCache:
         """Adds outputs; each rank has its own. Use it in a ``with`` block."""
         return CacheWriter(self, rank)
 
-    def filled(self, name: str) -> bool:
-        """Whether the ranks of some world have all called `mark_filled` for `name`."""
-        found = [file.name.rsplit("-", 2) for file in (self.folder / "filled").glob(f"{name}-of-*")]
-        worlds = [world for _, world, _ in found]
-        return any(worlds.count(world) == int(world) for world in worlds)
+    def filled(self) -> set[str]:
+        """The names for which the ranks of some world have all called `mark_filled`."""
+        marks = self.folder / "filled"
+        files = marks.iterdir() if marks.is_dir() else []
+        ranks = Counter(tuple(file.name.rsplit("-", 1)[0].split("-of-")) for file in files)
+        return {name for (name, world_size), count in ranks.items() if count == int(world_size)}
 
     def mark_filled(self, name: str, rank: int, world_size: int) -> None:
         """Remember that this rank has added its share of what `name` stands for."""

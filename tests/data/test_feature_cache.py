@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,19 @@ def output(seed: int, length: int = 5) -> CachedOutput:
     return CachedOutput(tokens, rng.random(length) < 0.8, rng.normal(size=3).astype(np.float32))
 
 
-def built(folder: Path, data: Path, specs: Specs, modality: str, **options: Any) -> FeatureCache:
-    cache = FeatureCache(folder, f"toy {modality}", "float32")
+def fill(
+    cache: FeatureCache, data: Path, specs: Specs, modality: str = "text", **options: Any
+) -> BuildReport:
     transform = MODULES[modality].Config().build(specs[modality])
     sources = [("set", Manifest.open(data))]
-    build_cache(
-        cache, sources, modality, transform, lambda inputs: encode(modality, inputs), **options
+    return build_cache(
+        cache, sources, modality, transform, lambda i: encode(modality, i), **options
     )
+
+
+def built(folder: Path, data: Path, specs: Specs, modality: str, **options: Any) -> FeatureCache:
+    cache = FeatureCache(folder, f"toy {modality}", "float32")
+    fill(cache, data, specs, modality, **options)
     return cache
 
 
@@ -234,16 +241,6 @@ def test_a_shard_in_several_sources_is_read_once(tmp_path: Path, specs: Specs) -
     assert done[-1] == (48, 48)
 
 
-def fill(
-    cache: FeatureCache, data: Path, specs: Specs, modality: str = "text", **options: Any
-) -> BuildReport:
-    transform = MODULES[modality].Config().build(specs[modality])
-    sources = [("set", Manifest.open(data))]
-    return build_cache(
-        cache, sources, modality, transform, lambda i: encode(modality, i), **options
-    )
-
-
 def test_a_shard_that_is_in_the_cache_is_not_read_again(tmp_path: Path, specs: Specs) -> None:
     data = write_set(tmp_path / "set", tri_modal_shards(("image+text",)))
     shards = len(Manifest.open(data).shards)
@@ -292,6 +289,34 @@ def test_a_shard_with_a_bad_sample_is_read_and_counted_again(tmp_path: Path, spe
     again = fill(cache, data, specs, "image", settings="any")
     assert first.bad == again.bad == {"image unreadable": 1}
     assert again.shards_known == len(Manifest.open(data).shards) - 1
+
+
+def test_a_bad_sample_is_counted_however_many_shards_are_known(
+    tmp_path: Path, specs: Specs
+) -> None:
+    """Its number among the samples that are read, so the rank that counts it, changes then."""
+    shards = tri_modal_shards(("image+text",))
+    shards[0] = shards[0][:3]  # so the bad one is odd among all, and even in its own shard
+    shards[1][2] = (shards[1][2][0], shards[1][2][1] | {"png": b""})
+    data = write_set(tmp_path / "set", shards)
+    cache = FeatureCache(tmp_path / "cache", "toy", "float32")
+    for _ in range(4):
+        reports = [
+            fill(cache, data, specs, "image", settings="any", rank=rank, world_size=2)
+            for rank in range(2)
+        ]
+        assert sum((r.bad for r in reports), Counter()) == {"empty image file": 1}
+
+
+def test_a_bad_content_of_two_shards_leaves_both_to_be_read(tmp_path: Path, specs: Specs) -> None:
+    shards = tri_modal_shards(("image+text",))
+    for shard in shards[:2]:
+        shard[3] = (shard[3][0], shard[3][1] | {"png": b"broken"})
+    data = write_set(tmp_path / "set", shards)
+    cache = FeatureCache(tmp_path / "cache", "toy", "float32")
+    fill(cache, data, specs, "image", settings="any")
+    again = fill(cache, data, specs, "image", settings="any")
+    assert again.shards_known == len(shards) - 2
 
 
 def test_bad_samples_are_counted_in_the_build(tmp_path: Path, specs: Specs) -> None:
