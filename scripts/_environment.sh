@@ -66,13 +66,24 @@ _install_packages() {
     "$VENV/bin/pip" install --progress-bar off --no-compile --disable-pip-version-check "$@"
 }
 
-# What pip is set to, in its files or its environment, as options for uv, which reads none of it.
+# What pip is set to, in its files or its environment, as options for uv, which reads none of it. Of the
+# indexes that have a version uv looks into the first only, and an extra one may have just the wheel
+# without the compiled part (soundfile): pip's main index goes first.
 _pip_settings() {
-    "$VENV/bin/pip" config list |
-        sed -nE "s/^.*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p" |
-        while read -r name values; do
-            for value in ${values//\\n/ }; do printf '%s\n' "--$name" "$value"; done
-        done
+    local settings main name values value
+    settings=$("$VENV/bin/pip" config list | sed -nE \
+        "s/^.*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p")
+    main=$(sed -n 's/^index-url //p' <<<"$settings" | head -n 1)
+    main=${main:-$("$VENV/bin/python" -c \
+        'from pip._internal.models.index import PyPI; print(PyPI.simple_url)')}
+    printf '%s\n' --default-index "$main" --index "$main"
+    while read -r name values; do
+        case $name in
+            "" | index-url) continue ;;
+            extra-index-url) name=index ;;
+        esac
+        for value in ${values//\\n/ }; do printf '%s\n' "--$name" "$value"; done
+    done <<<"$settings"
 }
 
 _install() {

@@ -80,13 +80,23 @@ fi
 """
 
 
-def test_uv_gets_what_pip_is_set_to(tmp_path: Path) -> None:
-    program(tmp_path / "bin/pip", PIP_SETTINGS)
+@pytest.mark.parametrize("own_index", [True, False])
+def test_uv_gets_what_pip_is_set_to(tmp_path: Path, own_index: bool) -> None:
+    index = "echo \"global.index-url='https://main/simple'\"" if own_index else ""
+    program(tmp_path / "bin/pip", PIP_SETTINGS + index)
+    program(tmp_path / "bin/python", "echo https://pip/default")
     script = f"source {ROOT}/scripts/_environment.sh; VENV={tmp_path}; _pip_settings"
     done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
-    links, first, second = "--find-links /wheels", "https://a/simple", "file:///b"
-    wanted = f"{links} --extra-index-url {first} --extra-index-url {second}"
+    main = "https://main/simple" if own_index else "https://pip/default"
+    wanted = f"--default-index {main} --index {main} --find-links /wheels"
+    wanted += " --index https://a/simple --index file:///b"
     assert done.stdout.split() == wanted.split()
+
+
+def test_pip_has_a_default_index() -> None:
+    from pip._internal.models.index import PyPI
+
+    assert PyPI.simple_url.startswith("https://")
 
 
 @pytest.mark.parametrize("has_uv", [True, False])
