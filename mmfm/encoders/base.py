@@ -115,6 +115,10 @@ class Encoder(nn.Module):
         """
         raise ValueError(f"{type(self).__name__} has no patches to reconstruct")
 
+    def word_embedding(self) -> nn.Embedding | None:
+        """The table [V,D'] that the inputs are looked up in; None where they are no words."""
+        return None
+
     def save_assets(self, folder: Path) -> None:
         """Write into `folder` what `Config.build(assets=folder)` needs beside the weights and the
         config.

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmfm.data.tokenizer import load_tokenizer
 from mmfm.encoders._corrupt import corrupt, special_ids
@@ -97,6 +97,10 @@ class HfText(Encoder):
 
     def mask_inputs(self, inputs: Tensor, masked_BG: Tensor, mask_seed_B: Tensor) -> Tensor:
         return corrupt(inputs, masked_BG, mask_seed_B, self.tokenizer)
+
+    def word_embedding(self) -> nn.Embedding:
+        table: nn.Embedding = self.model.get_input_embeddings()
+        return table
 
     def save_assets(self, folder: Path) -> None:
         self.model.config.save_pretrained(folder)

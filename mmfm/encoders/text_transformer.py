@@ -72,5 +72,8 @@ class TextTransformer(Encoder):
     def mask_inputs(self, inputs: Tensor, masked_BG: Tensor, mask_seed_B: Tensor) -> Tensor:
         return corrupt(inputs, masked_BG, mask_seed_B, self.tokenizer)
 
+    def word_embedding(self) -> nn.Embedding:
+        return self.embedding
+
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save(folder)

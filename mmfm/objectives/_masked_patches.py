@@ -67,6 +67,9 @@ class MaskedPatches(MaskedObjective):
             config.decoder_width, config.decoder_layers, config.decoder_heads
         )
         self.predict = nn.Linear(config.decoder_width, encoder.patch_dim)
+        # At first the mean of all patches, 0 where they are normalised, and not noise around it.
+        nn.init.zeros_(self.predict.weight)
+        nn.init.zeros_(self.predict.bias)
 
     def at_masked(self, found: Features) -> tuple[Tensor, Tensor]:
         masked_BG = found.masked[self.modality]

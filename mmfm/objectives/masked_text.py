@@ -1,5 +1,5 @@
 """Predict masked words from what is left of all modalities (BERT, arXiv:1810.04805; FLAVA's MLM and
-MMM).
+MMM). A word is scored by the encoder's own embedding of it, as in BERT.
 
 objectives:
   masked_text: {type: masked_text, mask_ratio: 0.15}
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,11 +51,14 @@ class MaskedText(MaskedObjective):
         self.masks = {config.modality: config.mask_ratio}
         read, width = masked_read(config.modality, config.context, model)
         self.reads = (read,)
-        spec = model.specs[config.modality]
-        if "vocab_size" not in spec:
+        words = model.encoder(config.modality).word_embedding()
+        if words is None:
             raise ValueError(f"modality {config.modality!r} has no vocabulary to predict")
-        self.transform = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width))
-        self.decoder = nn.Linear(width, spec["vocab_size"])
+        self.transform = nn.Sequential(
+            nn.Linear(width, words.embedding_dim), nn.GELU(), nn.LayerNorm(words.embedding_dim)
+        )
+        self.bias = nn.Parameter(torch.zeros(words.num_embeddings))
+        self._words = (words,)  # in a tuple, as it is the encoder's module, not this one's
 
     def at_masked(self, found: Features) -> tuple[Tensor, Tensor]:
         masked_BL = found.masked[self.modality]
@@ -64,8 +68,8 @@ class MaskedText(MaskedObjective):
 
     def logits(self, tokens_ND: Tensor) -> Tensor:
         """[N,D] ▶ [N,V] float32: what could stand at the position of each token."""
-        found: Tensor = self.decoder(self.transform(tokens_ND)).float()
-        return found
+        found = F.linear(self.transform(tokens_ND), self._words[0].weight, self.bias)
+        return found.float()
 
     def reconstruct(self, features: ReadFeatures) -> Reconstruction:
         """Token ids [B,L] int64; the likeliest one is predicted at every position.

@@ -212,3 +212,9 @@ def test_missing_weights_are_an_error(bert):
     save_file(state, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lack 1 tensors: .*layer.1.output.dense.weight"):
         _build(bert)
+
+
+def test_words_of_a_text_model_and_none_of_a_waveform_model(bert, wav2vec2):
+    text = _build(bert)
+    assert text.word_embedding() is text.model.embeddings.word_embeddings
+    assert config(type="hf_model", name=wav2vec2).build().word_embedding() is None

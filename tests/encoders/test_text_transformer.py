@@ -133,3 +133,7 @@ def test_bad_settings_are_refused(tmp_path):
         config(**SIZE)
     with pytest.raises(ValueError, match="nothing-here"):
         config(tokenizer=str(tmp_path / "nothing-here"), **SIZE).build()
+
+
+def test_the_words_are_what_the_ids_are_looked_up_in(encoder):
+    assert encoder.word_embedding() is encoder.embedding

@@ -191,12 +191,23 @@ def test_the_decoder_starts_with_the_codes_of_the_grid(tokenizer, kind: str) -> 
     assert objective.position.requires_grad
 
 
+def test_nothing_is_predicted_before_training(tokenizer) -> None:
+    """The loss on normalised patches starts at 1 - 1/P, what the mean of all patches costs."""
+    task = build(tokenizer)
+    batch = task.prepare(tiny.make_batch(0))
+    objective = task.objectives["mim"]
+    size = task.model.encoder("image").patch_dim
+    total, count = objective(task.features(batch, objective.reads), batch)["masked_image"]
+    assert (total / count).item() == pytest.approx(1 - 1 / size, rel=1e-5)
+
+
 @pytest.mark.parametrize("normalise", [True, False])
 def test_the_reconstruction_is_what_the_loss_judges(tokenizer, normalise: bool) -> None:
     """In the units of the patches: its squared error over the target's variance is the loss."""
     task = build(tokenizer, normalise=normalise)
     batch = task.prepare(tiny.make_batch(0))
     objective = task.objectives["mim"]
+    torch.nn.init.normal_(objective.predict.weight)
     features = task.features(batch, objective.reads)
     made = objective.reconstruct(features)
     assert torch.equal(made.masked, batch["masks"]["image"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -23,6 +25,12 @@ def build(tokenizer: str, fusion: bool = True, model: dict | None = None, **sett
     return PretrainTask.build(from_dict(PretrainTaskConfig, task)).eval()
 
 
+def in_words(task, tokens: torch.Tensor) -> torch.Tensor:
+    """Logits of every word, by its embedding in the encoder."""
+    objective, table = task.objectives["mlm"], task.model.encoder("text").embedding.weight
+    return objective.transform(tokens) @ table.T + objective.bias
+
+
 @pytest.mark.parametrize("fusion", [True, False])
 def test_the_loss_is_cross_entropy_at_the_masked_words(tokenizer, fusion: bool) -> None:
     task = build(tokenizer, fusion, mask_ratio=0.3)
@@ -30,7 +38,7 @@ def test_the_loss_is_cross_entropy_at_the_masked_words(tokenizer, fusion: bool) 
     objective, masked = task.objectives["mlm"], batch["masks"]["text"]
     found = task.features(batch, objective.reads)[objective.reads[0]]
     tokens = (found.fused if fusion else found.tokens)["text"]
-    logits_BLV = objective.decoder(objective.transform(tokens))
+    logits_BLV = in_words(task, tokens)
     labels = batch["text"].masked_fill(~masked, -100)
     want = F.cross_entropy(logits_BLV.flatten(0, 1), labels.flatten())
     total, count = task(batch).losses["mlm/masked_text"]
@@ -39,6 +47,38 @@ def test_the_loss_is_cross_entropy_at_the_masked_words(tokenizer, fusion: bool) 
     assert logits_BLV.shape[-1] == load_tokenizer(tokenizer).vocab_size
     # Only what is masked is predicted, and what is predicted was hidden from the encoder.
     assert not (masked & ~batch["text_mask"]).any()
+
+
+def test_words_are_predicted_as_by_berts_head(tokenizer) -> None:
+    from transformers import BertConfig
+    from transformers.models.bert.modeling_bert import BertLMPredictionHead
+
+    task = build(tokenizer)
+    objective, encoder = task.objectives["mlm"], task.model.encoder("text")
+    torch.nn.init.normal_(objective.bias)
+    width, table = encoder.width, encoder.word_embedding()
+    head = BertLMPredictionHead(
+        BertConfig(hidden_size=width, vocab_size=table.num_embeddings, layer_norm_eps=1e-5)
+    )
+    head.transform.dense.load_state_dict(objective.transform[0].state_dict())
+    head.transform.LayerNorm.load_state_dict(objective.transform[2].state_dict())
+    head.decoder.load_state_dict({"weight": table.weight, "bias": objective.bias})
+    tokens = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(objective.logits(tokens), head(tokens), rtol=1e-6, atol=1e-6)
+
+
+def test_the_words_are_the_encoders(tokenizer) -> None:
+    """One table: kept once, trained through both of its uses, and a copy has its own."""
+    task = build(tokenizer)
+    own = {name for name, _ in task.objectives["mlm"].named_parameters()}
+    assert own == {"transform.0.weight", "transform.0.bias", "transform.2.weight",
+                   "transform.2.bias", "bias"}  # fmt: skip
+    twin = copy.deepcopy(task)
+    tokens = torch.randn(1, task.model.fusion.width)
+    twin.objectives["mlm"].logits(tokens).sum().backward()
+    table = twin.model.encoder("text").word_embedding().weight
+    assert table.grad.any(1).all()
+    assert task.model.encoder("text").word_embedding().weight.grad is None
 
 
 def test_what_the_fusion_sees(tokenizer) -> None:
@@ -174,7 +214,7 @@ def test_the_reconstruction_is_the_likeliest_word(tokenizer, fusion: bool) -> No
     assert torch.equal(made.target, batch["text"])
     found = features[objective.reads[0]]
     tokens = (found.fused if fusion else found.tokens)["text"]
-    likelihood = objective.decoder(objective.transform(tokens)).log_softmax(-1)
+    likelihood = in_words(task, tokens).log_softmax(-1)
     best = likelihood.max(-1).values
     picked = likelihood.gather(-1, made.predicted[..., None])[..., 0]
     assert torch.equal(picked, best)

@@ -57,7 +57,8 @@ def losses(task: PretrainTask, batch: Batch) -> dict[str, Tensor]:
     text = objectives["masked_text"]
     if "text" in present:
         hidden = masks["text"]
-        logits = text.decoder(text.transform(masked.fused["text"][hidden]))
+        words = model.encoder("text").embedding.weight
+        logits = text.transform(masked.fused["text"][hidden]) @ words.T + text.bias
         found["masked_text/masked_text"] = F.cross_entropy(logits, hidden_batch["text"][hidden])
     for m in ("image", "audio"):
         if m in present:

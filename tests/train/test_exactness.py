@@ -21,6 +21,9 @@ from tests.train import reference
 from tests.train.exactness_worker import ADAMW, CASES, SGD, STEPS, Case, global_batch
 
 
+FLOAT = torch.float32
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory) -> str:
     return tiny.make_tokenizer(tmp_path_factory.mktemp("exactness") / "tokenizer")
@@ -34,9 +37,11 @@ def results(request, tokenizer, tmp_path_factory) -> Path:
 
 
 @cache
-def plain_run(tokenizer: str, missing: bool, optimizer: str, few_masked: bool):
+def plain_run(
+    tokenizer: str, missing: bool, optimizer: str, few_masked: bool, dtype: torch.dtype = FLOAT
+):
     """Losses of every step and the last weights, with plain torch on the whole global batch."""
-    task = tiny.make_task(tokenizer, seed=0)
+    task = tiny.make_task(tokenizer, seed=0).to(dtype)
     config = SGD if optimizer == "sgd" else ADAMW
     matrices = [p for p in task.parameters() if p.ndim >= 2]
     vectors = [p for p in task.parameters() if p.ndim < 2]
@@ -118,12 +123,19 @@ def distance(got: torch.Tensor, want: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("case", SGD_CASES, ids=lambda case: case.name)
 def test_weights_equal_plain_pytorch(case: Case, results: Path, tokenizer: str) -> None:
-    """After three SGD steps, to 1e-6 of each tensor's norm."""
+    """After three SGD steps, to 1e-6 of each tensor's norm.
+
+    Where plain PyTorch in fp32 is itself further than that from double (up to 1.5e-6 here, where
+    few samples are masked), the trainer may be as far from it as 1.5 times that.
+    """
     _, want = plain_run(tokenizer, case.missing, "sgd", case.few_masked)
+    _, exact = plain_run(tokenizer, case.missing, "sgd", case.few_masked, torch.float64)
+    noise = max(distance(weight, exact[name]) for name, weight in want.items())
+    assert noise < 2e-6, "the test's model is too badly conditioned to show anything"
     seen = load_file(results / f"{case.name}.safetensors")
     for name, weight in want.items():
-        difference = (seen[f"weight/{STEPS}/{name}"] - weight).norm()
-        assert difference <= 1e-6 * weight.norm(), name
+        off = distance(seen[f"weight/{STEPS}/{name}"], weight)
+        assert off <= max(1e-6, 1.5 * noise), name
 
 
 def test_every_parameter_has_a_gradient_to_compare(tokenizer: str) -> None:
