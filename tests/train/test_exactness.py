@@ -20,7 +20,6 @@ from tests.launch import deepspeed
 from tests.train import reference
 from tests.train.exactness_worker import ADAMW, CASES, SGD, STEPS, Case, global_batch
 
-
 FLOAT = torch.float32
 
 
