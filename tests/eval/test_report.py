@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from mmfm.config import from_dict
 from mmfm.next_item import Ranked
+from mmfm.objectives.base import Reconstruction
 from mmfm.predictor import Predictor
 from mmfm_eval import report_cli
 from mmfm_eval.metrics import neighbours
 from mmfm_eval.report.build import build
 from mmfm_eval.report.config import ReportConfig
 from mmfm_eval.report.context import Context
-from mmfm_eval.report.panels import finetune, viewers
+from mmfm_eval.report.panels import finetune, reconstructions, viewers
 from mmfm_eval.report.ranked import rank
 from mmfm_eval.report.rows import percent
 from mmfm_eval.report.samples import Samples
@@ -81,8 +83,30 @@ def test_every_panel_shows_something(page: str, settings: dict[str, Any]) -> Non
     assert (
         section(page, "hidden").count("<figure>") == 2 * 2 * 3
     )  # pictures and sounds, seen to original
+    texts = section(page, "hidden")
+    assert texts.count('alt="the picture"') == texts.count("from the text alone:") == 2
     assert section(page, "map").count("<image ") == 6
     assert "It is small &amp; random." in section(page, "limits")
+
+
+def test_texts_are_filled_in_by_the_run_that_is_named(settings: dict[str, Any]) -> None:
+    hidden = {**settings["panels"]["hidden"], "captions": {"run": "head", "source": "known"}}
+    page = build(from_dict(ReportConfig, {**settings, "panels": {"hidden": hidden}}))
+    assert "Run head has no masked objective" in section(page, "hidden")
+
+
+def test_a_text_is_shown_with_each_guess_in_its_place() -> None:
+    words = ["<s>", "red", " dot", " blue"]
+    decode = {"decode": lambda ids: "".join(words[i] for i in ids), "special_ids": {0}}
+    masked = torch.tensor([[False, False, True, False]])
+    target, valid = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[True, True, True, False]])
+    guesses = [Reconstruction(masked, target, torch.full((1, 4), guess)) for guess in (2, 3)]
+    raw = SimpleNamespace(modalities=("text",), files={})
+    (shown,) = reconstructions._captions(guesses, valid, [raw], SimpleNamespace(**decode))
+    assert shown["picture"] is None
+    assert shown["lines"] == [
+        [("red", "", False), ("dot", guess, False)] for guess in ("dot", "blue")
+    ]
 
 
 def test_the_page_is_self_contained(page: str) -> None:

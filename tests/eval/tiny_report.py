@@ -92,7 +92,13 @@ def settings(folder: Path, data: Path) -> dict[str, Any]:
                 "pictures": "unseen",
                 "shown": 3,
             },
-            "hidden": {"type": "reconstructions", "title": "Hidden", "shown": 2, **pretrained},
+            "hidden": {
+                "type": "reconstructions",
+                "title": "Hidden",
+                "shown": 2,
+                "captions": {"run": "main", "source": "known"},
+                **pretrained,
+            },
             "map": {
                 "type": "map",
                 "title": "One space",

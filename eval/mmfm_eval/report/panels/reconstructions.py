@@ -5,7 +5,7 @@ objectives makes of them.
     title: What is hidden, and what the model makes of it
     run: masked
     source: pairs
-    captions: unseen_art
+    captions: {run: main, source: pairs}
 
 Where the loss is on normalised patches the model says nothing of a patch's mean and deviation;
 those of the original are put in.
@@ -23,13 +23,15 @@ from numpy.typing import NDArray
 
 from mmfm.data.reader import RawSample
 from mmfm.objectives.base import Reconstruction
-from mmfm.types import Batch, Features, to_device
+from mmfm.task import without
+from mmfm.types import Batch, to_device
 from mmfm_eval.report import media
 from mmfm_eval.report.missing import Missing
 from mmfm_eval.report.panels.base import Panel, PanelConfig, check_count
 from mmfm_eval.report.template import render
 
 if TYPE_CHECKING:
+    from mmfm.data.tokenizer import Tokenizer
     from mmfm.predictor import Predictor
     from mmfm_eval.report.context import Context
 
@@ -38,57 +40,87 @@ _KINDS = ["picture", "spectrogram", "caption"]
 
 
 @dataclass(kw_only=True)
+class Captions:
+    """Whose texts are shown, and which run fills them in."""
+
+    run: str
+    source: str
+
+
+@dataclass(kw_only=True)
 class Config(PanelConfig):
-    """`shown` samples of `source`, with the masks that evaluation gives them; texts are shown of
-    the source `captions`, where another one has longer ones.
+    """`shown` samples of `source`, with the masks that evaluation gives them, and what `run` makes
+    of them; texts may be of another source and another run: `captions`.
     """
 
     run: str
     source: str
-    captions: str | None = None
+    captions: Captions | None = None
     shown: int = 6
 
     def __post_init__(self) -> None:
         check_count(self.shown, "shown")
 
     def runs_read(self) -> list[str]:
-        return [self.run]
+        return [self.run, *([self.captions.run] if self.captions else [])]
 
     def sources_read(self) -> list[str]:
-        return [self.source, *([self.captions] if self.captions else [])]
+        return [self.source, *([self.captions.source] if self.captions else [])]
 
     @torch.no_grad()
     def render(self, context: Context) -> Panel:
-        predictor = context.predictor(self.run)
-        task: Any = predictor.task
-        objectives = [o for o in task.objectives.values() if hasattr(o, "reconstruct")]
-        if not objectives:
-            raise Missing(f"Run {self.run} has no masked objective: its recipe names none.")
-        blocks = [self._block(context, o) for o in objectives]
-        shown = sorted((b for b in blocks if b), key=lambda b: _KINDS.index(b["kind"]))
-        html = render(__name__, blocks=shown, seed=context.config.seed)
+        blocks = self._blocks(context, self.run, self.source)
+        if self.captions:
+            texts = self._blocks(context, self.captions.run, self.captions.source)
+            blocks = [b for b in blocks if b["kind"] != "caption"]
+            blocks += [b for b in texts if b["kind"] == "caption"]
+        blocks.sort(key=lambda b: _KINDS.index(b["kind"]))
+        html = render(__name__, blocks=blocks, seed=context.config.seed)
         return Panel(self.title, html)
 
-    def _block(self, context: Context, objective: Any) -> dict[str, Any] | None:
+    def _blocks(self, context: Context, run: str, source: str) -> list[dict[str, Any]]:
+        task: Any = context.predictor(run).task
+        objectives = [o for o in task.objectives.values() if hasattr(o, "reconstruct")]
+        if not objectives:
+            raise Missing(f"Run {run} has no masked objective: its recipe names none.")
+        made = [self._block(context, run, source, o) for o in objectives]
+        return [block for block in made if block]
+
+    def _block(
+        self, context: Context, run: str, source: str, objective: Any
+    ) -> dict[str, Any] | None:
         """What one objective makes of its samples; None where they lack its modality."""
-        predictor, modality = context.predictor(self.run), objective.modality
+        predictor, modality = context.predictor(run), objective.modality
         read = objective.reads[0]
-        kind = _kind(predictor.specs[modality])
-        source = self.captions if kind == "caption" and self.captions else self.source
         raws = self._draw(context, source, set(read.modalities))
         task: Any = predictor.task
-        batch = task.prepare(to_device(context.batch(self.run, raws), predictor.device))
+        batch = task.prepare(to_device(context.batch(run, raws), predictor.device))
         found = task.features(batch, objective.reads)[read]
         if modality not in found.masked:
             return None
         made = objective.reconstruct({read: found})
-        there = {m for raw in raws for m in raw.modalities}
+        rest = [m for m in read.modalities if m != modality and m in batch["rows"]]
+        kind = _kind(predictor.specs[modality])
+        rows = [raws[sample] for sample in found.rows[modality].tolist()]
+        if kind == "picture":
+            samples: list[dict[str, Any]] = _pictures(made, predictor.specs[modality])
+        elif kind == "spectrogram":
+            samples = _spectrograms(made, batch, predictor, modality)
+        else:
+            alone = task.features(without(batch, rest), objective.reads)[read]
+            guesses = [made, *([objective.reconstruct({read: alone})] if rest else [])]
+            tokenizer = context.transforms(run)[modality].tokenizer  # type: ignore[attr-defined]
+            samples = _captions(guesses, batch[f"{modality}_mask"].cpu(), rows, tokenizer)
         return {
             "kind": kind,
+            "run": run,
             "ratio": task.mask_ratios[modality],
-            "context": [m for m in read.modalities if m != modality and m in there],
+            "context": rest,
             "normalised": getattr(objective, "normalise", False),
-            "samples": self._samples(context, modality, raws, batch, found, made),
+            "samples": [
+                {**sample, "name": context.name(run, raw)}
+                for sample, raw in zip(samples, rows, strict=True)
+            ],
         }
 
     def _draw(self, context: Context, source: str, modalities: set[str]) -> list[RawSample]:
@@ -100,33 +132,6 @@ class Config(PanelConfig):
         raws.sort(key=lambda raw: -len(modalities & set(raw.modalities)))  # stable: the lot decides
         return raws[: self.shown]
 
-    def _samples(
-        self,
-        context: Context,
-        modality: str,
-        raws: Sequence[RawSample],
-        batch: Batch,
-        found: Features,
-        made: Reconstruction,
-    ) -> list[dict[str, Any]]:
-        predictor = context.predictor(self.run)
-        kind = _kind(predictor.specs[modality])
-        items = []
-        for row, sample in enumerate(found.rows[modality].tolist()):
-            one = Reconstruction(*(part[row].cpu() for part in made))
-            if kind == "picture":
-                item: dict[str, Any] = _picture(one, predictor.specs[modality])
-            elif kind == "spectrogram":
-                real = predictor.model.encoder(modality).token_valid(
-                    batch[modality], batch.get(f"{modality}_mask")
-                )
-                item = _spectrogram(one, int(real[row].sum()), predictor, modality)
-            else:
-                valid = batch[f"{modality}_mask"][row].cpu()
-                item = {"words": _words(one, valid, context, self.run, modality)}
-            items.append({**item, "name": context.name(self.run, raws[sample])})
-        return items
-
 
 def _kind(spec: dict[str, Any]) -> str:
     """How a modality is drawn, by what its encoder says of its inputs."""
@@ -135,54 +140,84 @@ def _kind(spec: dict[str, Any]) -> str:
     return "spectrogram" if "sample_rate" in spec else "picture"
 
 
-def _picture(one: Reconstruction, spec: dict[str, Any]) -> dict[str, Any]:
+def _rows(made: Reconstruction) -> list[Reconstruction]:
+    return [Reconstruction(*parts) for parts in zip(*(part.cpu() for part in made), strict=True)]
+
+
+def _pictures(made: Reconstruction, spec: dict[str, Any]) -> list[dict[str, Any]]:
     """The masked picture, the masked patches filled in, the original."""
-    side = round(len(one.masked) ** 0.5)
+    side = round(made.masked.shape[1] ** 0.5)
     patch = spec["size"] // side
     mean, deviation = np.array(spec["mean"]), np.array(spec["std"])
-
-    def whole(patches: NDArray[Any]) -> NDArray[Any]:
-        grid = patches.reshape(side, side, patch, patch, 3).transpose(0, 2, 1, 3, 4)
-        return np.asarray(grid.reshape(spec["size"], spec["size"], 3) * deviation + mean)
-
-    masked, target = one.masked.numpy()[:, None], one.target.numpy()
     hidden = np.broadcast_to((_HIDDEN - mean) / deviation, (patch * patch, 3)).reshape(1, -1)
-    return {
-        "seen": media.pixels(whole(np.where(masked, hidden, target))),
-        "made": media.pixels(whole(np.where(masked, one.predicted.numpy(), target))),
-        "original": media.pixels(whole(target)),
-    }
+
+    def whole(patches: NDArray[Any]) -> str:
+        grid = patches.reshape(side, side, patch, patch, 3).transpose(0, 2, 1, 3, 4)
+        return media.pixels(grid.reshape(spec["size"], spec["size"], 3) * deviation + mean)
+
+    samples = []
+    for one in _rows(made):
+        masked, target = one.masked.numpy()[:, None], one.target.numpy()
+        samples.append(
+            {
+                "seen": whole(np.where(masked, hidden, target)),
+                "made": whole(np.where(masked, one.predicted.numpy(), target)),
+                "original": whole(target),
+            }
+        )
+    return samples
 
 
-def _spectrogram(
-    one: Reconstruction, real: int, predictor: Predictor, modality: str
-) -> dict[str, Any]:
-    """The same of a log-mel spectrogram: time to the right, low tones below."""
+def _spectrograms(
+    made: Reconstruction, batch: Batch, predictor: Predictor, modality: str
+) -> list[dict[str, Any]]:
+    """The same of log-mel spectrograms: time to the right, low tones below."""
     encoder: Any = predictor.model.encoder(modality)
     frames, mels = encoder.patch
     across = encoder.mel_patches
+    real = encoder.token_valid(batch[modality], batch.get(f"{modality}_mask")).sum(1).tolist()
 
-    def whole(patches: NDArray[Any]) -> NDArray[Any]:
-        grid = patches[:real].reshape(-1, across, frames, mels).transpose(0, 2, 1, 3)
+    def whole(patches: NDArray[Any], length: int) -> NDArray[Any]:
+        grid = patches[:length].reshape(-1, across, frames, mels).transpose(0, 2, 1, 3)
         return np.asarray(grid.reshape(-1, across * mels).T[::-1])
 
-    masked, target = one.masked.numpy()[:, None], one.target.numpy()
-    hidden = whole(np.broadcast_to(masked, target.shape))
-    original = whole(target)
-    low, high = np.quantile(original, [0.02, 0.995])
-    filled = whole(np.where(masked, one.predicted.numpy(), target))
-    return {
-        "seen": media.heat(original, low, high, hidden),
-        "made": media.heat(filled, low, high),
-        "original": media.heat(original, low, high),
-    }
+    samples = []
+    for one, length in zip(_rows(made), real, strict=True):
+        masked, target = one.masked.numpy()[:, None], one.target.numpy()
+        hidden = whole(np.broadcast_to(masked, target.shape), length)
+        original = whole(target, length)
+        low, high = np.quantile(original, [0.02, 0.995])
+        filled = whole(np.where(masked, one.predicted.numpy(), target), length)
+        samples.append(
+            {
+                "seen": media.heat(original, low, high, hidden),
+                "made": media.heat(filled, low, high),
+                "original": media.heat(original, low, high),
+            }
+        )
+    return samples
+
+
+def _captions(
+    guesses: Sequence[Reconstruction],
+    valid_BL: torch.Tensor,
+    rows: Sequence[RawSample],
+    tokenizer: Tokenizer,
+) -> list[dict[str, Any]]:
+    """A text as it is filled in, once for each of the `guesses`, and the picture beside it."""
+    return [
+        {
+            "lines": [_words(one, valid, tokenizer) for one in ones],
+            "picture": media.picture(raw.files, 64) if "image" in raw.modalities else None,
+        }
+        for valid, raw, *ones in zip(valid_BL, rows, *map(_rows, guesses), strict=True)
+    ]
 
 
 def _words(
-    one: Reconstruction, valid: torch.Tensor, context: Context, run: str, modality: str
+    one: Reconstruction, valid: torch.Tensor, tokenizer: Tokenizer
 ) -> list[tuple[str, str, bool]]:
     """(text, what was predicted in its place or "", whether it joins the text before) by token."""
-    tokenizer: Any = context.transforms(run)[modality].tokenizer  # type: ignore[attr-defined]
     words: list[tuple[str, str, bool]] = []
     before: list[int] = []
     for masked, target, predicted, real in zip(
