@@ -301,7 +301,10 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     wanted = task.state_dict()
     if set(found) != set(wanted):
         off = sorted(set(found) ^ set(wanted))
-        raise CheckpointError(f"{checkpoint.path}: its weights don't fit its own config: {off[:3]}")
+        raise CheckpointError(
+            f"{checkpoint.path}: its weights don't fit its own config, or another "
+            f"version of mmfm wrote it: {off[:3]}"
+        )
     task.load_state_dict(found)
     task.to(device if device is not None else distributed.device()).eval()
     return Predictor(

@@ -70,20 +70,19 @@ _install_packages() {
 # indexes that have a version uv looks into the first only, and an extra one may have just the wheel
 # without the compiled part (soundfile): pip's main index goes first.
 _pip_settings() {
-    local settings main name values value
-    settings=$("$VENV/bin/pip" config list | sed -nE \
-        "s/^.*\.(index-url|extra-index-url|find-links|constraint)='(.*)'$/\1 \2/p")
-    main=$(sed -n 's/^index-url //p' <<<"$settings" | head -n 1)
-    main=${main:-$("$VENV/bin/python" -c \
-        'from pip._internal.models.index import PyPI; print(PyPI.simple_url)')}
+    local settings section main="" name values value
+    settings=$("$VENV/bin/pip" config list)
+    for section in :env: install global; do # as pip itself gives way
+        main=${main:-$(sed -n "s/^$section\.index-url='\(.*\)'$/\1/p" <<<"$settings")}
+    done
+    main=${main:-${UV_DEFAULT_INDEX:-$("$VENV/bin/python" -c \
+        'from pip._internal.models.index import PyPI; print(PyPI.simple_url)')}}
     printf '%s\n' --default-index "$main" --index "$main"
     while read -r name values; do
-        case $name in
-            "" | index-url) continue ;;
-            extra-index-url) name=index ;;
-        esac
+        [[ $name != extra-index-url ]] || name=index
         for value in ${values//\\n/ }; do printf '%s\n' "--$name" "$value"; done
-    done <<<"$settings"
+    done < <(sed -nE "s/^(:env:|install|global)\.(extra-index-url|find-links|constraint)='(.*)'$/\2 \3/p" \
+        <<<"$settings")
 }
 
 _install() {

@@ -82,7 +82,9 @@ fi
 
 @pytest.mark.parametrize("own_index", [True, False])
 def test_uv_gets_what_pip_is_set_to(tmp_path: Path, own_index: bool) -> None:
-    index = "echo \"global.index-url='https://main/simple'\"" if own_index else ""
+    # The more particular setting is pip's, whatever the order in which they are listed.
+    mains = {"download": "https://no", "global": "https://no", "install": "https://main/simple"}
+    index = "".join(f"echo \"{k}.index-url='{v}'\"\n" for k, v in mains.items() if own_index)
     program(tmp_path / "bin/pip", PIP_SETTINGS + index)
     program(tmp_path / "bin/python", "echo https://pip/default")
     script = f"source {ROOT}/scripts/_environment.sh; VENV={tmp_path}; _pip_settings"
@@ -208,7 +210,16 @@ def appear(*files: Path) -> bool:
 def test_an_interrupt_ends_what_runs_beside(tmp_path: Path) -> None:
     script = TOGETHER.format(waits=f'python -c "{SLEEPS}"', tells=f'bash -c "{ENDS}"')
     text = STAGES.format(root=ROOT, here=tmp_path) + script
-    started = subprocess.Popen(["bash", "-c", text], start_new_session=True)
+
+    # What a shell starts in the background ignores SIGINT, and so would this script.
+    def heard() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    started = subprocess.Popen(
+        ["bash", "-c", text],
+        start_new_session=True,
+        preexec_fn=heard,
+    )
     try:
         assert appear(tmp_path / "begun", tmp_path / "beside")
         os.killpg(started.pid, signal.SIGINT)

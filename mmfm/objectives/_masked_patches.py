@@ -67,7 +67,7 @@ class MaskedPatches(MaskedObjective):
             config.decoder_width, config.decoder_layers, config.decoder_heads
         )
         self.predict = nn.Linear(config.decoder_width, encoder.patch_dim)
-        # At first the mean of all patches, 0 where they are normalised, and not noise around it.
+        # At first 0, the mean of a patch where they are normalised, and not noise around it.
         nn.init.zeros_(self.predict.weight)
         nn.init.zeros_(self.predict.bias)
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmfm.layers.tied import TiedLinear
 from mmfm.model import Model
 from mmfm.objectives._masked import check_ratio, masked_read
 from mmfm.objectives.base import (
@@ -51,14 +51,15 @@ class MaskedText(MaskedObjective):
         self.masks = {config.modality: config.mask_ratio}
         read, width = masked_read(config.modality, config.context, model)
         self.reads = (read,)
-        words = model.encoder(config.modality).word_embedding()
-        if words is None:
-            raise ValueError(f"modality {config.modality!r} has no vocabulary to predict")
-        self.transform = nn.Sequential(
-            nn.Linear(width, words.embedding_dim), nn.GELU(), nn.LayerNorm(words.embedding_dim)
-        )
-        self.bias = nn.Parameter(torch.zeros(words.num_embeddings))
-        self._words = (words,)  # in a tuple, as it is the encoder's module, not this one's
+        table = model.encoder(config.modality).word_embedding()
+        if table is None:
+            raise ValueError(
+                f"modality {config.modality!r} has no words to predict: its encoder has no "
+                "word_embedding"
+            )
+        self.words = TiedLinear(table)
+        inner = self.words.in_features
+        self.transform = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.LayerNorm(inner))
 
     def at_masked(self, found: Features) -> tuple[Tensor, Tensor]:
         masked_BL = found.masked[self.modality]
@@ -68,8 +69,8 @@ class MaskedText(MaskedObjective):
 
     def logits(self, tokens_ND: Tensor) -> Tensor:
         """[N,D] ▶ [N,V] float32: what could stand at the position of each token."""
-        found = F.linear(self.transform(tokens_ND), self._words[0].weight, self.bias)
-        return found.float()
+        found: Tensor = self.words(self.transform(tokens_ND)).float()
+        return found
 
     def reconstruct(self, features: ReadFeatures) -> Reconstruction:
         """Token ids [B,L] int64; the likeliest one is predicted at every position.

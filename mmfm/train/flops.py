@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmfm.layers.tied import TiedLinear
+
 
 class FlopCounter:
     """Counts while it is entered; leaves the numbers that the model computes untouched."""
@@ -24,7 +26,7 @@ class FlopCounter:
 
     def __enter__(self) -> FlopCounter:
         for part in self.module.modules():
-            if isinstance(part, nn.Linear | nn.modules.conv._ConvNd):
+            if isinstance(part, nn.Linear | TiedLinear | nn.modules.conv._ConvNd):
                 self._hooks.append(part.register_forward_hook(self._count))
         return self
 
@@ -39,7 +41,7 @@ class FlopCounter:
         if isinstance(part, nn.modules.conv._ConvNd):
             products = part.in_channels // part.groups * torch.Size(part.kernel_size).numel()
         else:
-            assert isinstance(part, nn.Linear)
+            assert isinstance(part, nn.Linear | TiedLinear)
             products = part.in_features
         self.flops += 2.0 * output.numel() * products * (3 if output.requires_grad else 1)
 

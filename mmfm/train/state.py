@@ -41,8 +41,8 @@ def load_named(module: nn.Module, found: dict[str, Tensor], where: str) -> None:
     missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
     if missing or unknown:
         raise CheckpointError(
-            f"{where} is of another model: it lacks {_some(missing)} and has {_some(unknown)} "
-            "besides"
+            f"{where} is of another model, or of another version of mmfm: it lacks "
+            f"{_some(missing)} and has {_some(unknown)} besides"
         )
     for name, tensor in wanted.items():
         if tensor.shape != found[name].shape:

@@ -95,6 +95,14 @@ def test_texts_are_filled_in_by_the_run_that_is_named(settings: dict[str, Any]) 
     assert "Run head has no masked objective" in section(page, "hidden")
 
 
+def test_no_text_to_fill_in_is_said(settings: dict[str, Any], tmp_path: Path) -> None:
+    hidden = {**settings["panels"]["hidden"], "captions": {"run": "main", "source": "wordless"}}
+    sources = {"wordless": {**settings["sources"]["known"], "modalities": ["image"]}}
+    changed = {"sources": {**settings["sources"], **sources}, "panels": {"hidden": hidden}}
+    page = build(from_dict(ReportConfig, {**settings, **changed}))
+    assert "Run main fills in no text of wordless" in section(page, "hidden")
+
+
 def test_a_text_is_shown_with_each_guess_in_its_place() -> None:
     words = ["<s>", "red", " dot", " blue"]
     decode = {"decode": lambda ids: "".join(words[i] for i in ids), "special_ids": {0}}
@@ -102,7 +110,7 @@ def test_a_text_is_shown_with_each_guess_in_its_place() -> None:
     target, valid = torch.tensor([[0, 1, 2, 2]]), torch.tensor([[True, True, True, False]])
     guesses = [Reconstruction(masked, target, torch.full((1, 4), guess)) for guess in (2, 3)]
     raw = SimpleNamespace(modalities=("text",), files={})
-    (shown,) = reconstructions._captions(guesses, valid, [raw], SimpleNamespace(**decode))
+    (shown,) = reconstructions._captions(guesses, valid, SimpleNamespace(**decode), [raw])
     assert shown["picture"] is None
     assert shown["lines"] == [
         [("red", "", False), ("dot", guess, False)] for guess in ("dot", "blue")

@@ -35,6 +35,9 @@ def make_checkpoint(
         recipe["head"] = {"type": "classification", "label": "shape", "modalities": ["image"]}
     torch.manual_seed(0)
     task = build(recipe, SHAPES if head else ())
+    for name, parameter in task.named_parameters():
+        if name.endswith("predict.weight"):  # patches are predicted as nothing before training
+            torch.nn.init.normal_(parameter, std=0.1)
 
     def write_files(hidden: Path) -> None:
         (hidden / "config.yaml").write_text(yaml.safe_dump(recipe))

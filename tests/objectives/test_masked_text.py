@@ -28,7 +28,7 @@ def build(tokenizer: str, fusion: bool = True, model: dict | None = None, **sett
 def in_words(task, tokens: torch.Tensor) -> torch.Tensor:
     """Logits of every word, by its embedding in the encoder."""
     objective, table = task.objectives["mlm"], task.model.encoder("text").embedding.weight
-    return objective.transform(tokens) @ table.T + objective.bias
+    return objective.transform(tokens) @ table.T + objective.words.bias
 
 
 @pytest.mark.parametrize("fusion", [True, False])
@@ -55,30 +55,62 @@ def test_words_are_predicted_as_by_berts_head(tokenizer) -> None:
 
     task = build(tokenizer)
     objective, encoder = task.objectives["mlm"], task.model.encoder("text")
-    torch.nn.init.normal_(objective.bias)
+    torch.nn.init.normal_(objective.words.bias)
     width, table = encoder.width, encoder.word_embedding()
     head = BertLMPredictionHead(
         BertConfig(hidden_size=width, vocab_size=table.num_embeddings, layer_norm_eps=1e-5)
     )
     head.transform.dense.load_state_dict(objective.transform[0].state_dict())
     head.transform.LayerNorm.load_state_dict(objective.transform[2].state_dict())
-    head.decoder.load_state_dict({"weight": table.weight, "bias": objective.bias})
+    head.decoder.load_state_dict({"weight": table.weight, "bias": objective.words.bias})
     tokens = torch.randn(5, width, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(objective.logits(tokens), head(tokens), rtol=1e-6, atol=1e-6)
 
 
 def test_the_words_are_the_encoders(tokenizer) -> None:
-    """One table: kept once, trained through both of its uses, and a copy has its own."""
+    """The table is kept once."""
     task = build(tokenizer)
     own = {name for name, _ in task.objectives["mlm"].named_parameters()}
     assert own == {"transform.0.weight", "transform.0.bias", "transform.2.weight",
-                   "transform.2.bias", "bias"}  # fmt: skip
-    twin = copy.deepcopy(task)
-    tokens = torch.randn(1, task.model.fusion.width)
-    twin.objectives["mlm"].logits(tokens).sum().backward()
-    table = twin.model.encoder("text").word_embedding().weight
-    assert table.grad.any(1).all()
+                   "transform.2.bias", "words.bias"}  # fmt: skip
+
+
+def table_gradient(task, *, looked_up: bool = True, predicted: bool = True) -> torch.Tensor:
+    """Of the loss, through one use of the table or both."""
+    task = copy.deepcopy(task)
+    encoder, objective = task.model.encoder("text"), task.objectives["mlm"]
+    table = encoder.word_embedding()
+    constant = copy.deepcopy(table).requires_grad_(False)
+    if not looked_up:
+        encoder.embedding = constant
+    if not predicted:
+        objective.words._table = (constant,)
+    task(task.prepare(tiny.make_batch(0))).losses["mlm/masked_text"][0].backward()
+    return torch.zeros_like(table.weight) if table.weight.grad is None else table.weight.grad
+
+
+def test_the_table_learns_from_both_of_its_uses(tokenizer) -> None:
+    task = build(tokenizer, mask_ratio=0.5)
+    for parameter in task.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    first = table_gradient(task, predicted=False)
+    second = table_gradient(task, looked_up=False)
+    assert first.any()
+    assert second.any()
+    torch.testing.assert_close(table_gradient(task), first + second, rtol=1e-5, atol=1e-6)
+    assert task.model.encoder("text").word_embedding().weight.grad is None  # copies have their own
+
+
+def test_a_frozen_table_of_another_width_stays(tokenizer) -> None:
+    settings = tiny.task_settings(tokenizer)["model"]["encoders"]
+    settings["text"] |= {"width": 8, "frozen": True}
+    task = build(tokenizer, model={"encoders": settings}, mask_ratio=0.5)
+    objective = task.objectives["mlm"]
+    assert objective.words.in_features == 8 != task.model.fusion.width
+    task(task.prepare(tiny.make_batch(0))).losses["mlm/masked_text"][0].backward()
     assert task.model.encoder("text").word_embedding().weight.grad is None
+    assert objective.transform[0].weight.grad.any()
+    assert objective.words.bias.grad.any()
 
 
 def test_what_the_fusion_sees(tokenizer) -> None:
@@ -118,7 +150,7 @@ def test_the_loss_feels_the_context_and_nothing_else(tokenizer) -> None:
         ({"mask_ratio": 0.0}, r"objectives\.mlm: mask_ratio = 0\.0 must be above 0 and below 1"),
         ({"mask_ratio": 1.0}, r"mask_ratio = 1\.0"),
         ({"modality": "speech"}, r"objectives\.mlm: modality 'speech': the model has only image"),
-        ({"modality": "image"}, r"modality 'image' has no vocabulary to predict"),
+        ({"modality": "image"}, r"modality 'image' has no words to predict"),
         ({"context": ["video"]}, r"context names \['video'\], the model has image, text, audio"),
         ({"fusion": False, "context": ["image"]}, r"context = \['image'\] needs model\.fusion"),
     ],

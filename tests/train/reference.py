@@ -58,7 +58,7 @@ def losses(task: PretrainTask, batch: Batch) -> dict[str, Tensor]:
     if "text" in present:
         hidden = masks["text"]
         words = model.encoder("text").embedding.weight
-        logits = text.transform(masked.fused["text"][hidden]) @ words.T + text.bias
+        logits = text.transform(masked.fused["text"][hidden]) @ words.T + text.words.bias
         found["masked_text/masked_text"] = F.cross_entropy(logits, hidden_batch["text"][hidden])
     for m in ("image", "audio"):
         if m in present:

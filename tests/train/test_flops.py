@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmfm.layers.tied import TiedLinear
 from mmfm.train.flops import FlopCounter, peak_flops
 
 
@@ -20,6 +21,14 @@ def test_products_are_counted_once_forward_and_twice_backward() -> None:
     assert torch.equal(module(x), y)
     module(x)
     assert counter.flops == convolution + first + second  # the hooks are gone
+
+
+def test_a_tied_layer_counts_as_a_layer() -> None:
+    words = nn.Embedding(7, 4).requires_grad_(False)
+    module = nn.Sequential(nn.Linear(3, 4), TiedLinear(words))
+    with FlopCounter(module) as counter:
+        module(torch.randn(5, 3))
+    assert counter.flops == 3 * 2 * 5 * (3 * 4 + 4 * 7)
 
 
 def test_a_pass_without_gradient_of_what_trains_is_not_counted() -> None:

@@ -13,7 +13,7 @@ those of the original are put in.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,21 +69,28 @@ class Config(PanelConfig):
 
     @torch.no_grad()
     def render(self, context: Context) -> Panel:
-        blocks = self._blocks(context, self.run, self.source)
+        kinds = set(_KINDS) if self.captions is None else set(_KINDS) - {"caption"}
+        blocks = self._blocks(context, self.run, self.source, kinds)
         if self.captions:
-            texts = self._blocks(context, self.captions.run, self.captions.source)
-            blocks = [b for b in blocks if b["kind"] != "caption"]
-            blocks += [b for b in texts if b["kind"] == "caption"]
+            run, source = self.captions.run, self.captions.source
+            texts = self._blocks(context, run, source, {"caption"})
+            if not texts:
+                raise Missing(f"Run {run} fills in no text of {source}.")
+            blocks += texts
         blocks.sort(key=lambda b: _KINDS.index(b["kind"]))
         html = render(__name__, blocks=blocks, seed=context.config.seed)
         return Panel(self.title, html)
 
-    def _blocks(self, context: Context, run: str, source: str) -> list[dict[str, Any]]:
-        task: Any = context.predictor(run).task
+    def _blocks(
+        self, context: Context, run: str, source: str, kinds: Collection[str]
+    ) -> list[dict[str, Any]]:
+        predictor = context.predictor(run)
+        task: Any = predictor.task
         objectives = [o for o in task.objectives.values() if hasattr(o, "reconstruct")]
         if not objectives:
             raise Missing(f"Run {run} has no masked objective: its recipe names none.")
-        made = [self._block(context, run, source, o) for o in objectives]
+        fitting = [o for o in objectives if _kind(predictor.specs[o.modality]) in kinds]
+        made = [self._block(context, run, source, o) for o in fitting]
         return [block for block in made if block]
 
     def _block(
@@ -110,12 +117,15 @@ class Config(PanelConfig):
             alone = task.features(without(batch, rest), objective.reads)[read]
             guesses = [made, *([objective.reconstruct({read: alone})] if rest else [])]
             tokenizer = context.transforms(run)[modality].tokenizer  # type: ignore[attr-defined]
-            samples = _captions(guesses, batch[f"{modality}_mask"].cpu(), rows, tokenizer)
+            shown = rows if "image" in rest else []
+            samples = _captions(guesses, batch[f"{modality}_mask"].cpu(), tokenizer, shown)
         return {
             "kind": kind,
             "run": run,
             "ratio": task.mask_ratios[modality],
-            "context": rest,
+            "context": [
+                f"what is left of the {m}" if m in task.mask_ratios else f"the {m}" for m in rest
+            ],
             "normalised": getattr(objective, "normalise", False),
             "samples": [
                 {**sample, "name": context.name(run, raw)}
@@ -201,16 +211,21 @@ def _spectrograms(
 def _captions(
     guesses: Sequence[Reconstruction],
     valid_BL: torch.Tensor,
-    rows: Sequence[RawSample],
     tokenizer: Tokenizer,
+    beside: Sequence[RawSample],
 ) -> list[dict[str, Any]]:
-    """A text as it is filled in, once for each of the `guesses`, and the picture beside it."""
+    """Each text as it is filled in, once for each of the `guesses`; the pictures of the samples
+    `beside` it, if there are any.
+    """
+    pictures = [
+        media.picture(raw.files, 64) if "image" in raw.modalities else None for raw in beside
+    ]
     return [
         {
             "lines": [_words(one, valid, tokenizer) for one in ones],
-            "picture": media.picture(raw.files, 64) if "image" in raw.modalities else None,
+            "picture": pictures[row] if pictures else None,
         }
-        for valid, raw, *ones in zip(valid_BL, rows, *map(_rows, guesses), strict=True)
+        for row, (valid, *ones) in enumerate(zip(valid_BL, *map(_rows, guesses), strict=True))
     ]
 
 
