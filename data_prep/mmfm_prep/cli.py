@@ -3,6 +3,8 @@
     mmfm data make synthetic data/synthetic          # a small tri-modal set, made up, no network
     mmfm data make emoji data/emoji image_size=96    # options are key=value
     mmfm data make movielens data/movielens          # films, and who watched which
+    mmfm data make table shop.csv data/shop image=photo 'texts.en=[title]' 'labels=[category]'
+    mmfm data make image_folder photos data/photos   # or audio_folder: a class a folder
     mmfm data make my_package.my_source data/mine    # a source of your own
     mmfm data weights minilm data/weights/minilm     # a pretrained encoder, as a folder
     mmfm data inspect data/emoji                     # what is in it
@@ -13,6 +15,8 @@ Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +25,8 @@ from mmfm.config import ConfigError
 from mmfm_prep.errors import PrepError
 from mmfm_prep.stopping import clean_end_on_sigterm
 
+_OPTION = re.compile(r"[A-Za-z_][\w.]*=")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mmfm data`` with `argv` (without "data"); returns the exit code."""
@@ -28,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args, rest = parser.parse_known_args(argv)
         # argparse takes options of the form key=value before a flag, but not after one.
-        flags = [item for item in rest if item.startswith("-") or "options" not in args]
+        flags = [item for item in rest if item.startswith("-") or "places" not in args]
         if flags:
             parser.error(f"unrecognized arguments: {' '.join(flags)}")
         if rest:
-            args.options += rest
+            args.places += rest
     except SystemExit as stop:  # argparse's own exit: 0 after --help, 2 after a usage error
         return int(stop.code or 0)
     try:
@@ -62,10 +68,17 @@ def _parser() -> argparse.ArgumentParser:
 
     make = commands.add_parser("make", help="make a dataset of a source")
     make.add_argument(
-        "source", metavar="SOURCE", help="synthetic, emoji, stamps, movielens, or a dotted module"
+        "source",
+        metavar="SOURCE",
+        help="table, image_folder, audio_folder, synthetic, emoji, stamps, movielens, or a dotted "
+        "module",
     )
-    make.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
-    make.add_argument("options", metavar="key=value", nargs="*", help="options of the source")
+    make.add_argument(
+        "places",
+        metavar="[IN] OUT [key=value …]",
+        nargs="+",
+        help="what is read (not by all sources), the folder to make, options of the source",
+    )
     make.add_argument("--force", action="store_true", help="make it anew where it is already there")
     make.set_defaults(run=_make)
 
@@ -87,7 +100,22 @@ def _parser() -> argparse.ArgumentParser:
 def _make(args: argparse.Namespace) -> None:
     from mmfm_prep.make import make, source_config
 
-    make(source_config(args.source, args.options), args.out, force=args.force)
+    options = [place for place in args.places if _OPTION.match(place)]
+    places = [place for place in args.places if not _OPTION.match(place)]
+    if not 1 <= len(places) <= 2:
+        raise PrepError(f"name what is read (not by all sources) and the folder to make: {places}")
+    if len(places) == 2:
+        options.insert(0, f"input={json.dumps(places[0])}")  # quoted: it is no YAML
+    try:
+        config = source_config(args.source, options)
+    except ConfigError as error:
+        if len(places) == 2 and str(error).startswith(f"unknown key {args.source}.input"):
+            raise PrepError(
+                f"{args.source} reads no files of yours, so that {places[1]!r} is too many; "
+                "options must look like key.sub=value"
+            ) from None
+        raise
+    make(config, Path(places[-1]), force=args.force)
 
 
 def _weights(args: argparse.Namespace) -> None:

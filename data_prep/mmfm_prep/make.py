@@ -7,6 +7,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -89,18 +90,24 @@ def recorded_options(config: Source) -> dict[str, Any]:
 
 def command(recorded: Mapping[str, Any], config: Source) -> str:
     """The command line that makes the dataset: only options that differ from the defaults."""
-    default = {}
+    default: dict[str, Any] = {}
     for option in dataclasses.fields(config):
         if option.default_factory is not dataclasses.MISSING:
             default[option.name] = option.default_factory()
         elif option.default is not dataclasses.MISSING:
             default[option.name] = option.default
+    groups = {key: to_dict(value) for key, value in default.items() if is_dataclass(value)}
+    flat = {key: value for key, value in recorded.items() if key not in ("type", "input", *groups)}
+    for group, inner in groups.items():  # media.image_longest=512
+        default |= {f"{group}.{key}": value for key, value in inner.items()}
+        flat |= {f"{group}.{key}": value for key, value in recorded[group].items()}
     given = [
         shlex.quote(f"{key}={value if isinstance(value, str) else _yaml(value)}")
-        for key, value in recorded.items()
-        if key != "type" and (key not in default or default[key] != value)
+        for key, value in flat.items()
+        if key not in default or default[key] != value
     ]
-    return " ".join(["mmfm data make", recorded["type"], "OUT", *given])
+    read = [shlex.quote(recorded["input"])] if "input" in recorded else []
+    return " ".join(["mmfm data make", recorded["type"], *read, "OUT", *given])
 
 
 def _yaml(value: Any) -> str:

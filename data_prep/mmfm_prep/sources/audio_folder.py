@@ -1,0 +1,22 @@
+"""Sounds in folders, a class a folder.
+
+mmfm data make audio_folder clips data/clips media.audio_rate=16000
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mmfm_prep.draft import Draft, LeftOut
+from mmfm_prep.sources._folders import FolderSource
+
+ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus")
+
+
+@dataclass(kw_only=True)
+class Config(FolderSource):
+    """See `FolderSource`."""
+
+    def drafts(self) -> Iterator[Draft | LeftOut]:
+        return self.of_folder("audio", ENDINGS)

@@ -1,0 +1,136 @@
+"""Pictures and sounds on their way into shards: kept, converted, refused."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from mmfm_prep import media
+from mmfm_prep.media import Processing
+
+
+def encoded(picture: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def opened(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, len(mode)), dtype=np.uint8)
+    return Image.fromarray(pixels.squeeze(), mode)
+
+
+def clip(samples: np.ndarray, kind: str = "WAV", rate: int = 8000, **options) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, **options)
+    return file.getvalue()
+
+
+TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
+def test_what_needs_no_change_keeps_its_bytes(kind: str, ending: str) -> None:
+    data = encoded(noise(30, 20), kind)
+    assert media.image(data, Processing()) == (data, ending)
+    assert media.image(data, Processing(image_longest=30, image_format=ending)) == (data, ending)
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({"image_longest": 15}, (15, 10)),
+        ({"image_shortest": 10}, (15, 10)),
+        ({"image_longest": 60}, (30, 20)),  # none is enlarged
+    ],
+)
+def test_sides(settings: dict, size: tuple[int, int]) -> None:
+    data, ending = media.image(encoded(noise(30, 20), "BMP"), Processing(**settings))
+    assert ending == "png"
+    assert opened(data).size == size
+
+
+def test_a_turned_picture_is_written_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    data = encoded(noise(30, 20), "JPEG", exif=exif)
+    shrunk = opened(media.image(data, Processing(image_longest=15))[0])
+    assert shrunk.size == (10, 15)
+    assert shrunk.getexif().get(0x0112, 1) == 1
+
+
+def test_transparency_is_laid_on_white() -> None:
+    picture = Image.new("RGBA", (8, 8), (200, 0, 0, 0))
+    picture.putpixel((0, 0), (0, 0, 255, 255))
+    data, ending = media.image(encoded(picture, "PNG"), Processing())
+    assert (opened(data).mode, ending) == ("RGB", "png")
+    assert opened(data).getpixel((0, 0)) == (0, 0, 255)
+    assert opened(data).getpixel((7, 7)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "1", "P"])
+def test_any_mode_becomes_a_jpeg(mode: str) -> None:
+    data = encoded(noise(9, 9).convert(mode), "TIFF")
+    made, ending = media.image(data, Processing(image_format="jpg"))
+    assert (opened(made).format, ending) == ("JPEG", "jpg")
+
+
+def test_bad_pictures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encoded(noise(64, 64), "PNG")
+    for data in (b"", b"nothing", whole[: len(whole) // 2]):
+        with pytest.raises(ValueError, match="picture is unreadable"):
+            media.image(data, Processing())
+    monkeypatch.setattr(media.pictures, "MAX_PIXELS", 4000)
+    with pytest.raises(ValueError, match="too many pixels"):
+        media.image(whole, Processing())
+
+
+@pytest.mark.parametrize(("kind", "ending"), [("WAV", "wav"), ("FLAC", "flac"), ("OGG", "ogg")])
+def test_sounds_keep_their_bytes(kind: str, ending: str) -> None:
+    data = clip(TONE, kind)
+    assert media.audio(data, Processing()) == (data, ending)
+
+
+def test_sounds_are_resampled_mixed_and_levelled() -> None:
+    stereo = np.stack([TONE, np.zeros_like(TONE)], 1)
+    made, ending = media.audio(clip(stereo), Processing(audio_rate=4000, audio_level=0.1))
+    wave, rate = soundfile.read(io.BytesIO(made))
+    assert (ending, rate, wave.ndim, len(wave)) == ("flac", 4000, 1, 4000)
+    assert np.sqrt(np.mean(wave**2)) == pytest.approx(0.1, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"nothing", "not a readable sound"),
+        (clip(np.zeros(100)), "silent"),
+        (clip(np.zeros(0)), "silent"),
+        (clip(np.full(100, np.nan), subtype="FLOAT"), "no numbers"),
+    ],
+)
+def test_bad_sounds_are_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        media.audio(data, Processing())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_longest": 0},
+        {"image_longest": 9, "image_shortest": 9},
+        {"image_quality": 0},
+        {"audio_rate": 0},
+        {"audio_level": 2.0},
+    ],
+)
+def test_refused_settings(settings: dict) -> None:
+    with pytest.raises(ValueError, match=r"image_|audio_"):
+        Processing(**settings)
