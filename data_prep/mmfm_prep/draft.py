@@ -17,18 +17,21 @@ Media = bytes | Path | None
 class Draft:
     """What a source of the user's files says of a sample.
 
-    `place` says where it comes from (file and line), for messages. `texts` may be untidy: they are
-    stripped and NFC-normalised, and empty ones left out.
+    `place` says where it comes from (file and line), for messages. `split` is None where the
+    source's `shares` decide; `time` (seconds since 1970) is for splits by time. `texts` may be
+    untidy: they are stripped and NFC-normalised, and empty ones left out.
     """
 
     place: str
     key: str
     id: str
     group: str
-    split: str
+    split: str | None = None
+    time: float | None = None
     texts: Texts = field(default_factory=dict)
     image: Media = None
     audio: Media = None
+    history: list[str] | None = None
     labels: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -53,12 +56,13 @@ def complete(draft: Draft, how: media.Processing, source: str, licence: str) -> 
         key=draft.key,
         id=draft.id,
         group=draft.group,
-        split=draft.split,
+        split=draft.split or "",
         texts={language: phrases for language, phrases in texts.items() if phrases} or None,
         image=image[0] if image else None,
         image_ending=image[1] if image else "png",
         audio=audio[0] if audio else None,
         audio_ending=audio[1] if audio else "flac",
+        history=draft.history,
         labels=draft.labels,
         source=source,
         licence=licence,

@@ -56,6 +56,7 @@ class FilesSource(Source):
         finish = partial(_finish, how=self.media, source=self.input.name, licence=self.licence)
         for found in ordered_map(finish, self.drafts()):
             if isinstance(found, Sample):
+                found.split = found.split or self.split_of(found.group)
                 self._splits.add(found.split)
                 yield found
                 continue

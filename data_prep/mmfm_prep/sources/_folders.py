@@ -39,7 +39,7 @@ class FolderSource(FilesSource):
         if self.split_folders and not folders:
             return LeftOut(str(inside), "lies in no split's folder")
         name = inside.as_posix()
-        split = folders.pop(0) if self.split_folders else self.split_of(name)
+        split = folders.pop(0) if self.split_folders else None
         caption = path.with_suffix(".txt")
         try:
             texts = caption.read_text(encoding="utf-8-sig") if caption.is_file() else ""

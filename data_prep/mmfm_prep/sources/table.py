@@ -57,9 +57,9 @@ class Config(FilesSource):
     def _draft(self, number: int, place: str, row: Row) -> Draft | LeftOut:
         name = _text(row[self.id]) if self.id else f"{self.input.stem}/{number}"
         group = _text(row[self.group]) if self.group else name
-        split = _text(row[self.split]) if self.split else self.split_of(group or name)
+        split = _text(row[self.split]) if self.split else None
         for value, what in ((name, "id"), (split, "split")):
-            if not value:
+            if value == "":
                 return LeftOut(place, f"{what} is empty")
         try:
             numbers = {column: _number(row[column]) for column in self.numbers}
