@@ -80,6 +80,11 @@ def _parser() -> argparse.ArgumentParser:
         help="what is read (not by all sources), the folder to make, options of the source",
     )
     make.add_argument("--force", action="store_true", help="make it anew where it is already there")
+    make.add_argument(
+        "--drop-leaks", action="store_true", help="leave out of train what is held out too"
+    )
+    make.add_argument("--workers", type=int, help="processes (default: as many as cores)")
+    make.add_argument("--engine", choices=("local", "ray"), default="local", help="who works")
     make.set_defaults(run=_make)
 
     weights = commands.add_parser("weights", help="fetch a pretrained encoder into a folder")
@@ -101,6 +106,7 @@ def _make(args: argparse.Namespace) -> None:
     from mmfm_prep.make import make, source_config
 
     options = [place for place in args.places if _OPTION.match(place)]
+    options += ["drop_leaks=true"] if args.drop_leaks else []
     places = [place for place in args.places if not _OPTION.match(place)]
     if not 1 <= len(places) <= 2:
         raise PrepError(f"name what is read (not by all sources) and the folder to make: {places}")
@@ -115,7 +121,7 @@ def _make(args: argparse.Namespace) -> None:
                 "options must look like key.sub=value"
             ) from None
         raise
-    make(config, Path(places[-1]), force=args.force)
+    make(config, Path(places[-1]), force=args.force, workers=args.workers, engine=args.engine)
 
 
 def _weights(args: argparse.Namespace) -> None:

@@ -1,26 +1,33 @@
-"""What the sources that read the user's own files share: splits, processing, counted losses.
+"""What the sources that read the user's own files share: splits, processing, filters, losses.
 
 A source derives its `Config` from `FilesSource` and yields drafts (`mmfm_prep.draft`). Here their
-files are read on all cores, and what can't be used is left out, counted by reason and said at the
-end.
+files are read on all cores and wait in a spool; when all are known, it is chosen which stay. What
+doesn't is counted by reason and said at the end.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmfm_prep.draft import Draft, LeftOut, complete
+from mmfm_prep.choose import TRAIN, Choice, SplitBy
+from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.errors import PrepError
+from mmfm_prep.filters.options import Filters
 from mmfm_prep.media import Processing
 from mmfm_prep.parallel import ordered_map
-from mmfm_prep.progress import say
+from mmfm_prep.progress import counted, say
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources.base import Source
-from mmfm_prep.split import assign
+from mmfm_prep.spool import Chunk, Spool, chunks
+from mmfm_prep.stopping import check_stop
 
 _PLACES = 3  # the first places of each reason are named
 
@@ -29,13 +36,18 @@ _PLACES = 3  # the first places of each reason are named
 class FilesSource(Source):
     """Options of every source that reads files.
 
-    `shares`: splits and their shares; a group goes into one of them, whole, by a hash of `seed` and
-    its name. All splits but ``train`` are held out: what they share with it is counted.
+    `shares`: splits and their shares; a group goes into one of them, whole: by a hash of `seed` and
+    its name, or (`split_by` time) the older into the first split that is named, the newer into the
+    last. All splits but ``train`` are held out: what they share with it is counted, and left out of
+    ``train`` where `drop_leaks` is set.
     """
 
     input: Path
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "val": 0.1})
+    split_by: SplitBy = "group"
+    drop_leaks: bool = False
     media: Processing = field(default_factory=Processing)
+    filters: Filters = field(default_factory=Filters)
     licence: str = "unknown"  # type: ignore[misc]  # here it is the user's to say
 
     def __post_init__(self) -> None:
@@ -48,32 +60,107 @@ class FilesSource(Source):
         """Every sample of the input, in an order that depends on the input and the options only."""
         raise NotImplementedError
 
+    def input_digest(self) -> str:
+        """Stands for all that `drafts` gives, the names and sizes of its files included."""
+        digest = hashlib.sha256()
+        for chunk in self._chunks():
+            digest.update(chunk.digest.encode())
+        return digest.hexdigest()
+
     def samples(self) -> Iterator[Sample]:
+        with _folder(self.execution.work) as folder:
+            spool = Spool(folder)
+            names = self._complete(spool)
+            known = partial(_known, spool, names)
+            choice = Choice(
+                shares=self.shares,
+                seed=self.seed,
+                split_by=self.split_by,
+                drop_leaks=self.drop_leaks,
+                filters=self.filters,
+            )
+            splits = choice.choose(known)
+            self._count(splits)
+            number = 0
+            for name in names:
+                for made in spool.read(name, media=True):
+                    split = splits[number]
+                    number += 1
+                    if isinstance(split, str) and isinstance(made, Made):
+                        made.sample.split = split
+                        yield made.sample
+
+    def held_out(self) -> tuple[str, ...]:
+        return tuple(sorted(self._splits - {TRAIN}))
+
+    def _chunks(self) -> Iterator[Chunk]:
         if not self.input.exists():
             raise PrepError(f"there is no {self.input}")
-        self._splits = set()
+        return chunks(self.drafts(), self._recipe())
+
+    def _recipe(self) -> Recipe:
+        return Recipe(
+            media=self.media,
+            filters=self.filters,
+            source=self.input.name,
+            licence=self.licence,
+        )
+
+    def _complete(self, spool: Spool) -> list[str]:
+        """Complete the chunks that aren't in the spool; the names of all."""
+        names: list[str] = []
+        digest = hashlib.sha256()
+        found = 0
+
+        def undone() -> Iterator[Chunk]:
+            nonlocal found
+            for chunk in self._chunks():
+                names.append(chunk.name)
+                digest.update(chunk.digest.encode())
+                if spool.has(chunk):
+                    found += len(chunk.drafts)
+                else:
+                    yield chunk
+
+        work = partial(spool.complete, recipe=self._recipe())
+        with counted("read files") as count:
+            for samples in ordered_map(work, undone(), chunk=1, execution=self.execution):
+                check_stop()
+                count(samples)
+        if found:
+            say(f"{found:,} samples were read before the interruption")
+        self.notes["input_sha256"] = digest.hexdigest()
+        return names
+
+    def _count(self, splits: list[str | LeftOut]) -> None:
         left_out: dict[str, dict[str, Any]] = {}
-        finish = partial(_finish, how=self.media, source=self.input.name, licence=self.licence)
-        for found in ordered_map(finish, self.drafts()):
-            if isinstance(found, Sample):
-                found.split = found.split or self.split_of(found.group)
-                self._splits.add(found.split)
-                yield found
-                continue
-            entry = left_out.setdefault(found.reason, {"samples": 0, "first": []})
-            entry["samples"] += 1
-            entry["first"] += [found.place] if len(entry["first"]) < _PLACES else []
+        for found in splits:
+            if isinstance(found, LeftOut):
+                entry = left_out.setdefault(found.reason, {"samples": 0, "first": []})
+                entry["samples"] += 1
+                entry["first"] += [found.place] if len(entry["first"]) < _PLACES else []
+        self._splits = {split for split in splits if isinstance(split, str)}
         self.notes["left_out"] = left_out
         for reason, entry in left_out.items():
             say(f"left out: {entry['samples']:,} ({reason}), first {', '.join(entry['first'])}")
 
-    def held_out(self) -> tuple[str, ...]:
-        return tuple(sorted(self._splits - {"train"}))
 
-    def split_of(self, group: str) -> str:
-        """The split of a group, by its hash."""
-        return assign([group], self.shares, self.seed)[group]
+def _known(spool: Spool, names: list[str]) -> Iterator[Made | LeftOut]:
+    for name in names:
+        yield from spool.read(name, media=False)
 
 
-def _finish(draft: Draft | LeftOut, **how: Any) -> Sample | LeftOut:
-    return draft if isinstance(draft, LeftOut) else complete(draft, **how)
+@contextmanager
+def _folder(work: Path | None) -> Iterator[Path]:
+    """The folder where unfinished work waits, for this process alone."""
+    if work is None:
+        with tempfile.TemporaryDirectory(prefix="mmfm.") as folder:
+            yield Path(folder)
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise PrepError(f"another process is making this dataset, in {work}") from None
+        yield work

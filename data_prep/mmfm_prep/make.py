@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
+import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from mmfm.config import Component, apply_overrides, component, component_type, to_dict
 from mmfm_prep.errors import PrepError
+from mmfm_prep.from_files import FilesSource
 from mmfm_prep.leaks import show_leaks
+from mmfm_prep.parallel import Engine, Execution
 from mmfm_prep.progress import console, say, track
 from mmfm_prep.sources.base import Source
 from mmfm_prep.stopping import check_stop
@@ -38,21 +40,50 @@ def source_config(name: str, overrides: Sequence[str] = ()) -> Source:
     return config
 
 
-def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]:
+def make(
+    config: Source,
+    target: Path,
+    *,
+    force: bool = False,
+    workers: int | None = None,
+    engine: Engine = "local",
+) -> dict[str, Any]:
     """Make the dataset of `config` in the folder `target` and return its manifest.
 
-    A complete dataset of the same options is left as it is. Another one, or an incomplete one, is
-    an error unless `force` is set; a folder that holds something else is never replaced.
+    A complete dataset of the same options and input is left as it is. Another one, or an incomplete
+    one, is an error unless `force` is set; a folder that holds something else is never replaced.
+    `workers`, `engine`: as `Execution` has them.
     """
     recorded = recorded_options(config)
+    work = target.absolute().parent / f".{target.name}.unfinished"
+    config.execution = Execution(workers, engine, work)
+    if engine != "local" and not isinstance(config, FilesSource):
+        raise PrepError(f"{recorded['type']} is made on this machine: leave out --engine {engine}")
     there = existing(target)
     if there is not None and not force:
-        wrong = difference(there, recorded) or missing(target, there)
+        wrong = difference(there, recorded) or missing(target, there) or changed(config, there)
         if wrong:
             raise PrepError(f"{target} is already there, but {wrong}; --force makes it anew")
         say(f"{target} is already there: {sum(there['totals'].values()):,} samples")
         return there
     start = time.monotonic()
+    try:
+        manifest = _write(config, recorded, target)
+    except BaseException:
+        if any(work.glob("*.chunk")):
+            say(f"what is done waits in {work}: the same command goes on with it")
+        else:
+            shutil.rmtree(work, ignore_errors=True)
+        raise
+    shutil.rmtree(work, ignore_errors=True)
+    show_leaks(manifest["leaks"], config.shared_by_design, manifest["ambiguous"], console)
+    total = sum(manifest["totals"].values())
+    seconds = time.monotonic() - start
+    say(f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s")
+    return manifest
+
+
+def _write(config: Source, recorded: Mapping[str, Any], target: Path) -> dict[str, Any]:
     with new_folder(target) as folder:
         name = recorded["type"]
         with DatasetWriter(folder, config.samples_per_shard) as writer:
@@ -74,10 +105,6 @@ def make(config: Source, target: Path, *, force: bool = False) -> dict[str, Any]
         if not manifest["shards"]:
             raise PrepError(f"source {name!r} with these options gives no sample")
         write_json(folder / "manifest.json", manifest)
-    show_leaks(manifest["leaks"], config.shared_by_design, manifest["ambiguous"], console)
-    total = sum(manifest["totals"].values())
-    seconds = time.monotonic() - start
-    say(f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s")
     return manifest
 
 
@@ -90,24 +117,30 @@ def recorded_options(config: Source) -> dict[str, Any]:
 
 def command(recorded: Mapping[str, Any], config: Source) -> str:
     """The command line that makes the dataset: only options that differ from the defaults."""
-    default: dict[str, Any] = {}
-    for option in dataclasses.fields(config):
-        if option.default_factory is not dataclasses.MISSING:
-            default[option.name] = option.default_factory()
-        elif option.default is not dataclasses.MISSING:
-            default[option.name] = option.default
-    groups = {key: to_dict(value) for key, value in default.items() if is_dataclass(value)}
-    flat = {key: value for key, value in recorded.items() if key not in ("type", "input", *groups)}
-    for group, inner in groups.items():  # media.image_longest=512
-        default |= {f"{group}.{key}": value for key, value in inner.items()}
-        flat |= {f"{group}.{key}": value for key, value in recorded[group].items()}
     given = [
         shlex.quote(f"{key}={value if isinstance(value, str) else _yaml(value)}")
-        for key, value in flat.items()
-        if key not in default or default[key] != value
+        for key, value in _changed_options(config, recorded)
+        if key != "input"
     ]
     read = [shlex.quote(recorded["input"])] if "input" in recorded else []
     return " ".join(["mmfm data make", recorded["type"], *read, "OUT", *given])
+
+
+def _changed_options(config: Any, recorded: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of the options that differ from their defaults."""
+    for option in dataclasses.fields(config):
+        if option.name not in recorded:
+            continue
+        value, plain = getattr(config, option.name), recorded[option.name]
+        if dataclasses.is_dataclass(value):
+            for name, inner in _changed_options(value, plain):
+                yield f"{option.name}.{name}", inner
+            continue
+        default = option.default
+        if option.default_factory is not dataclasses.MISSING:
+            default = option.default_factory()
+        if value != default:
+            yield option.name, plain
 
 
 def _yaml(value: Any) -> str:
@@ -140,6 +173,14 @@ def difference(manifest: Mapping[str, Any], recorded: Mapping[str, Any]) -> str:
         if made.get(key) != recorded.get(key)
     ]
     return "; ".join(parts)
+
+
+def changed(config: Source, manifest: Mapping[str, Any]) -> str:
+    """Whether the files of an existing dataset's source changed since; "" where they didn't."""
+    made = (manifest.get("notes") or {}).get("input_sha256")
+    if not isinstance(config, FilesSource) or config.input_digest() == made:
+        return ""
+    return f"{config.input} (or a file that it names) changed since"
 
 
 def missing(target: Path, manifest: Mapping[str, Any]) -> str:

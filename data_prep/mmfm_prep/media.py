@@ -4,6 +4,7 @@ is asked of them, decoded in any case, so that what can't be decoded stays out o
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 from dataclasses import dataclass
@@ -14,8 +15,11 @@ import soundfile
 from PIL import Image, ImageOps
 
 from mmfm_prep import pictures, sound
+from mmfm_prep.filters import audio as audio_filter
+from mmfm_prep.filters import image as image_filter
 
-Format = Literal["keep", "jpg", "png", "webp"]
+ImageFormat = Literal["keep", "jpg", "png", "webp"]
+AudioFormat = Literal["keep", "flac", "wav"]
 _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _NAMES = {ending: name for name, ending in _ENDINGS.items()}
 _SOUNDS = {"FLAC": "flac", "WAV": "wav", "OGG": "ogg"}
@@ -29,16 +33,18 @@ class Processing:
     `image_longest`, `image_shortest`: the most pixels that this side may have (larger pictures are
     shrunk, none is enlarged). `image_format`: what pictures are written as; with ``keep`` those
     that need no change keep their bytes, where they are JPEG, PNG or WebP. `audio_rate`: sounds
-    become mono FLAC at this rate in Hz. `audio_level`: and get this loudness (RMS of full scale,
-    the peaks kept below 1).
+    become mono at this rate in Hz. `audio_loudness`: and get this loudness in LUFS (ITU-R BS.1770;
+    -23 is broadcast), the peaks kept below full scale. `audio_format`: as `image_format`; what is
+    changed is written as FLAC if nothing else is said.
     """
 
     image_longest: int | None = None
     image_shortest: int | None = None
-    image_format: Format = "keep"
+    image_format: ImageFormat = "keep"
     image_quality: int = 90
     audio_rate: int | None = None
-    audio_level: float | None = None
+    audio_loudness: float | None = None
+    audio_format: AudioFormat = "keep"
 
     def __post_init__(self) -> None:
         if self.image_longest is not None and self.image_shortest is not None:
@@ -48,21 +54,44 @@ class Processing:
                 raise ValueError(f"{name} = {value} must be at least 1")
         if not 1 <= self.image_quality <= 100:
             raise ValueError(f"image_quality = {self.image_quality} must be from 1 to 100")
-        if self.audio_level is not None and not 0 < self.audio_level <= 1:
-            raise ValueError(f"audio_level = {self.audio_level} must be above 0 and at most 1")
+        if self.audio_loudness is not None and not -70 < self.audio_loudness < 0:
+            raise ValueError(f"audio_loudness = {self.audio_loudness} must be above -70, below 0")
 
 
-def image(data: bytes, how: Processing) -> tuple[bytes, str]:
-    """The picture in `data` as (bytes, ending), upright and without transparency where it is
-    written anew. ValueError, its message a reason, where there is none.
+@dataclass(frozen=True)
+class Medium:
+    """A picture or sound as it is written. `digest` stands for what is seen or heard, whatever the
+    file says besides; `signature` for what is nearly the same (empty where nobody asked, or it has
+    none).
+    """
+
+    data: bytes
+    ending: str
+    digest: bytes
+    signature: bytes = b""
+
+
+_ANY_IMAGE, _ANY_AUDIO = image_filter.ImageFilter(), audio_filter.AudioFilter()
+
+
+def image(
+    data: bytes,
+    how: Processing,
+    wanted: image_filter.ImageFilter = _ANY_IMAGE,
+    near: bool = False,
+) -> Medium:
+    """The picture in `data`, upright and without transparency where it is written anew; with a
+    signature if `near`.
+
+    ValueError, its message a reason, where there is none; `Unwanted` where it is not `wanted`.
     """
     picture = _open(data)
+    upright = ImageOps.exif_transpose(picture)
+    wanted.check(upright.size)
     here = _ENDINGS.get(picture.format or "")
     ending = (here or "png") if how.image_format == "keep" else how.image_format
-    upright = ImageOps.exif_transpose(picture)
     size = _size(upright.size, how)
-    if ending == here and size == upright.size and not picture.has_transparency_data:
-        return data, ending
+    as_it_is = ending == here and size == upright.size and not picture.has_transparency_data
     if picture.has_transparency_data:
         # Premultiplied, so that hidden colours of transparent pixels don't bleed into the edges.
         upright = upright.convert("RGBA").convert("RGBa").resize(size, _FILTER).convert("RGBA")
@@ -71,29 +100,44 @@ def image(data: bytes, how: Processing) -> tuple[bytes, str]:
     else:
         upright = upright if upright.mode in ("RGB", "L") else upright.convert("RGB")
         upright = upright.resize(size, _FILTER)
-    file = io.BytesIO()
-    options = {} if ending == "png" else {"quality": how.image_quality}
-    upright.save(file, _NAMES[ending], **options)
-    return file.getvalue(), ending
+    if not as_it_is:
+        file = io.BytesIO()
+        options = {} if ending == "png" else {"quality": how.image_quality}
+        upright.save(file, _NAMES[ending], **options)
+        data = file.getvalue()
+    digest = hashlib.sha256(repr(size).encode() + upright.convert("RGB").tobytes()).digest()[:12]
+    return Medium(data, ending, digest, (near and image_filter.signature(upright)) or b"")
 
 
-def audio(data: bytes, how: Processing) -> tuple[bytes, str]:
-    """The sound in `data` as (bytes, ending). ValueError, its message a reason, where there is
-    none, or none is heard.
+def audio(
+    data: bytes,
+    how: Processing,
+    wanted: audio_filter.AudioFilter = _ANY_AUDIO,
+    near: bool = False,
+) -> Medium:
+    """The sound in `data`, with a signature if `near`.
+
+    ValueError, its message a reason, where there is none, or none is heard; `Unwanted` where it is
+    not `wanted`.
     """
     wave, rate = sound.decode(data)
     if not np.isfinite(wave).all():
         raise ValueError("sound has values that are no numbers")
     if not len(wave) or not wave.any():
         raise ValueError("sound is silent")
-    ending = _SOUNDS.get(soundfile.info(io.BytesIO(data)).format)
-    if ending and how.audio_rate is None and how.audio_level is None:
-        return data, ending
+    wanted.check(len(wave) / rate)
+    digest = hashlib.sha256(f"{rate}".encode() + wave.tobytes()).digest()[:12]
+    signature = audio_filter.signature(wave, rate) if near else b""
+    here = _SOUNDS.get(soundfile.info(io.BytesIO(data)).format)
+    changed = how.audio_rate is not None or how.audio_loudness is not None
+    if here and not changed and how.audio_format in ("keep", here):
+        return Medium(data, here, digest, signature)
+    ending = "flac" if how.audio_format == "keep" else how.audio_format
     to_rate = how.audio_rate or rate
     wave = sound.resample(wave, rate, to_rate)
-    if how.audio_level is not None:
-        wave = sound.to_level(wave, how.audio_level)
-    return sound.encode(wave, to_rate), "flac"
+    if how.audio_loudness is not None:
+        wave = sound.to_loudness(wave, to_rate, how.audio_loudness)
+    return Medium(sound.encode(wave, to_rate, ending), ending, digest, signature)
 
 
 def _open(data: bytes) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -52,3 +52,15 @@ def working(what: str) -> Iterator[None]:
     ) as progress:
         progress.add_task(what, total=None)
         yield
+
+
+@contextmanager
+def counted(what: str) -> Iterator[Callable[[int], None]]:
+    """A bar for work of unknown length; call what it gives with the number of things done. Silent
+    where stderr is no terminal.
+    """
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    done = TextColumn("{task.completed:,}")
+    with Progress(*columns, done, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda number: progress.advance(task, number)

@@ -11,6 +11,8 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
+from mmfm_prep.errors import PrepError
+
 Wave = NDArray[np.float32]
 
 
@@ -55,6 +57,23 @@ def to_level(wave: Wave, level: float = 0.1) -> Wave:
         return wave
     gain = min(level / loudness, 0.99 / float(np.abs(wave).max()))
     return (wave * gain).astype(np.float32)
+
+
+def to_loudness(wave: Wave, rate: int, lufs: float) -> Wave:
+    """`wave` at a loudness of `lufs` (ITU-R BS.1770), its peaks kept within ±0.99; one too quiet to
+    have a loudness (below -70 LUFS) as it is. PrepError where pyloudnorm isn't installed.
+    """
+    try:
+        import pyloudnorm
+    except ModuleNotFoundError:
+        raise PrepError("loudness needs pyloudnorm: pip install 'mmfm[filters]'") from None
+    block = min(0.4, len(wave) / rate)  # of a shorter sound all of it
+    loudness = pyloudnorm.Meter(rate, block_size=block).integrated_loudness(wave)
+    if not np.isfinite(loudness):
+        return wave
+    gain = min(10 ** ((lufs - loudness) / 20), 0.99 / float(np.abs(wave).max()))
+    louder: Wave = (wave * gain).astype(np.float32)
+    return louder
 
 
 def encode(wave: Wave, rate: int, ending: str = "flac") -> bytes:

@@ -45,3 +45,24 @@ def assign(names: Iterable[str], shares: Mapping[str, float], seed: int) -> dict
             if place < 0:
                 break
     return out
+
+
+def assign_by_time(
+    groups: Mapping[str, tuple[float, int]], shares: Mapping[str, float]
+) -> dict[str, str]:
+    """Group ▶ split: the oldest go into the first split of `shares`, the newest into the last.
+
+    `groups`: the time of a group's latest sample, so that no split is followed by an older one, and
+    its number of samples, by which the shares are cut.
+    """
+    total, all_samples = sum(shares.values()), sum(count for _, count in groups.values())
+    ends, end = [], 0.0
+    for split, share in shares.items():
+        end += share / total * all_samples
+        ends.append((end, split))
+    out, before = {}, 0
+    for name in sorted(groups, key=lambda name: (groups[name][0], name)):
+        middle = before + groups[name][1] / 2
+        out[name] = next((split for end, split in ends if middle < end), ends[-1][1])
+        before += groups[name][1]
+    return out

@@ -7,8 +7,11 @@ samples give equal tars.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from collections import Counter, defaultdict
@@ -26,6 +29,7 @@ from mmfm_prep.leaks import LeakCounter
 from mmfm_prep.sample import Sample, all_texts
 
 FORMAT = 1
+_PARTIAL = ".partial"
 
 
 class DatasetWriter:
@@ -146,16 +150,19 @@ def write_json(path: Path, value: Any) -> None:
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` that takes its place when the block ends well, and vanishes
-    when it doesn't.
+    when it doesn't. What a killed process left of one is removed.
     """
     target = target.absolute()
     if target.exists() and not target.is_dir():
         raise PrepError(f"{target} is a file: name a folder")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        _remove_abandoned(target)
+        temporary = Path(tempfile.mkdtemp(_PARTIAL, f".{target.name}.", target.parent))
     except OSError as error:
         raise PrepError(f"can't write beside {target}: {error.strerror}") from None
+    handle = os.open(temporary, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_SH)  # in use, for _remove_abandoned
     try:
         yield temporary
         temporary.chmod(0o755)
@@ -167,5 +174,18 @@ def new_folder(target: Path) -> Iterator[Path]:
         else:
             temporary.rename(target)
     finally:
+        os.close(handle)
         if temporary.exists():
             shutil.rmtree(temporary)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for folder in target.parent.glob(f".{glob.escape(target.name)}.*{_PARTIAL}"):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        except BlockingIOError:
+            pass  # another process is at work in it
+        finally:
+            os.close(handle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pyloudnorm
 import pytest
 import soundfile
 from PIL import Image
@@ -21,6 +22,16 @@ def encoded(picture: Image.Image, kind: str, **options) -> bytes:
 
 def opened(data: bytes) -> Image.Image:
     return Image.open(io.BytesIO(data))
+
+
+def image(data: bytes, **settings) -> tuple[bytes, str]:
+    made = media.image(data, Processing(**settings))
+    return made.data, made.ending
+
+
+def audio(data: bytes, **settings) -> tuple[bytes, str]:
+    made = media.audio(data, Processing(**settings))
+    return made.data, made.ending
 
 
 def noise(width: int, height: int, mode: str = "RGB") -> Image.Image:
@@ -40,8 +51,8 @@ TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
 @pytest.mark.parametrize(("kind", "ending"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
 def test_what_needs_no_change_keeps_its_bytes(kind: str, ending: str) -> None:
     data = encoded(noise(30, 20), kind)
-    assert media.image(data, Processing()) == (data, ending)
-    assert media.image(data, Processing(image_longest=30, image_format=ending)) == (data, ending)
+    assert image(data) == (data, ending)
+    assert image(data, image_longest=30, image_format=ending) == (data, ending)
 
 
 @pytest.mark.parametrize(
@@ -53,7 +64,7 @@ def test_what_needs_no_change_keeps_its_bytes(kind: str, ending: str) -> None:
     ],
 )
 def test_sides(settings: dict, size: tuple[int, int]) -> None:
-    data, ending = media.image(encoded(noise(30, 20), "BMP"), Processing(**settings))
+    data, ending = image(encoded(noise(30, 20), "BMP"), **settings)
     assert ending == "png"
     assert opened(data).size == size
 
@@ -62,7 +73,7 @@ def test_a_turned_picture_is_written_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
     data = encoded(noise(30, 20), "JPEG", exif=exif)
-    shrunk = opened(media.image(data, Processing(image_longest=15))[0])
+    shrunk = opened(image(data, image_longest=15)[0])
     assert shrunk.size == (10, 15)
     assert shrunk.getexif().get(0x0112, 1) == 1
 
@@ -70,7 +81,7 @@ def test_a_turned_picture_is_written_upright() -> None:
 def test_transparency_is_laid_on_white() -> None:
     picture = Image.new("RGBA", (8, 8), (200, 0, 0, 0))
     picture.putpixel((0, 0), (0, 0, 255, 255))
-    data, ending = media.image(encoded(picture, "PNG"), Processing())
+    data, ending = image(encoded(picture, "PNG"))
     assert (opened(data).mode, ending) == ("RGB", "png")
     assert opened(data).getpixel((0, 0)) == (0, 0, 255)
     assert opened(data).getpixel((7, 7)) == (255, 255, 255)
@@ -79,7 +90,7 @@ def test_transparency_is_laid_on_white() -> None:
 @pytest.mark.parametrize("mode", ["L", "CMYK", "1", "P"])
 def test_any_mode_becomes_a_jpeg(mode: str) -> None:
     data = encoded(noise(9, 9).convert(mode), "TIFF")
-    made, ending = media.image(data, Processing(image_format="jpg"))
+    made, ending = image(data, image_format="jpg")
     assert (opened(made).format, ending) == ("JPEG", "jpg")
 
 
@@ -87,24 +98,40 @@ def test_bad_pictures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = encoded(noise(64, 64), "PNG")
     for data in (b"", b"nothing", whole[: len(whole) // 2]):
         with pytest.raises(ValueError, match="picture is unreadable"):
-            media.image(data, Processing())
+            image(data)
     monkeypatch.setattr(media.pictures, "MAX_PIXELS", 4000)
     with pytest.raises(ValueError, match="too many pixels"):
-        media.image(whole, Processing())
+        image(whole)
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("WAV", "wav"), ("FLAC", "flac"), ("OGG", "ogg")])
 def test_sounds_keep_their_bytes(kind: str, ending: str) -> None:
     data = clip(TONE, kind)
-    assert media.audio(data, Processing()) == (data, ending)
+    assert audio(data) == (data, ending)
 
 
-def test_sounds_are_resampled_mixed_and_levelled() -> None:
+def test_sounds_are_resampled_mixed_and_made_equally_loud() -> None:
     stereo = np.stack([TONE, np.zeros_like(TONE)], 1)
-    made, ending = media.audio(clip(stereo), Processing(audio_rate=4000, audio_level=0.1))
+    made, ending = audio(clip(stereo), audio_rate=4000, audio_loudness=-23.0)
     wave, rate = soundfile.read(io.BytesIO(made))
     assert (ending, rate, wave.ndim, len(wave)) == ("flac", 4000, 1, 4000)
-    assert np.sqrt(np.mean(wave**2)) == pytest.approx(0.1, rel=1e-3)
+    loudness = pyloudnorm.Meter(rate).integrated_loudness(wave)
+    assert loudness == pytest.approx(-23, abs=0.01)  # 16 bits
+
+
+@pytest.mark.parametrize("samples", [200, 8000])  # shorter than a block of the standard, or not
+def test_loudness_never_clips(samples: int) -> None:
+    click = np.zeros(samples)
+    click[samples // 2] = 0.5
+    wave, _ = soundfile.read(io.BytesIO(audio(clip(click), audio_loudness=-5.0)[0]))
+    assert np.abs(wave).max() <= 0.99
+
+
+def test_sounds_are_converted() -> None:
+    made, ending = audio(clip(TONE, "OGG"), audio_format="wav")
+    assert (ending, soundfile.info(io.BytesIO(made)).format) == ("wav", "WAV")
+    wave = clip(TONE)
+    assert audio(wave, audio_format="wav") == (wave, "wav")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +145,7 @@ def test_sounds_are_resampled_mixed_and_levelled() -> None:
 )
 def test_bad_sounds_are_refused(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        media.audio(data, Processing())
+        audio(data)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +155,28 @@ def test_bad_sounds_are_refused(data: bytes, reason: str) -> None:
         {"image_longest": 9, "image_shortest": 9},
         {"image_quality": 0},
         {"audio_rate": 0},
-        {"audio_level": 2.0},
+        {"audio_loudness": 3.0},
     ],
 )
 def test_refused_settings(settings: dict) -> None:
     with pytest.raises(ValueError, match=r"image_|audio_"):
         Processing(**settings)
+
+
+SIZES = [(30, 20), (20, 30), (60, 10)]
+
+
+def test_what_looks_and_sounds_equal_has_an_equal_digest() -> None:
+    picture = noise(30, 20)
+    about = Image.Exif()
+    about[0x010E] = "a title"
+    files = [encoded(picture, "PNG"), encoded(picture, "PNG", exif=about), encoded(picture, "BMP")]
+    assert len({media.image(data, Processing()).digest for data in files}) == 1
+    digests = {media.image(encoded(noise(*size), "PNG"), Processing()).digest for size in SIZES}
+    assert len(digests) == len(SIZES)
+    tone = (TONE * 32767).astype(np.int16)
+    digests = [
+        media.audio(data, Processing()).digest
+        for data in (clip(tone, "WAV"), clip(tone, "FLAC"), clip(tone[1:]))
+    ]
+    assert digests[0] == digests[1] != digests[2]

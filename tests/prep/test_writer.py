@@ -146,3 +146,15 @@ def test_a_new_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
         (folder / "new").write_text("new")
         assert (tmp_path / "out" / "old").is_file()
     assert [p.name for p in tmp_path.rglob("*")] == ["out", "new"]
+
+
+def test_what_a_killed_process_left_is_removed_but_not_what_is_in_use(tmp_path: Path) -> None:
+    left = tmp_path / ".out.abc.partial"
+    left.mkdir()
+    (left / "a.tar").write_text("half")
+    with new_folder(tmp_path / "out") as folder, new_folder(tmp_path / "out") as other:
+        assert folder.is_dir()
+        assert other.is_dir()
+        assert not left.exists()
+        (other / "b").touch()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]

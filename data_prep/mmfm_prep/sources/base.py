@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmfm_prep.parallel import Execution
 from mmfm_prep.sample import Sample
 
 
@@ -34,6 +35,9 @@ class Source:
     """What `samples` found worth knowing (samples dropped, with reasons, versions); goes into the
     manifest.
     """
+
+    execution: Execution = field(default_factory=Execution, init=False, repr=False)
+    """With how many processes, and where: changes nothing in what is made."""
 
     def __post_init__(self) -> None:
         if self.samples_per_shard < 1:

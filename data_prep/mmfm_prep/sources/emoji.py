@@ -138,7 +138,9 @@ class Config(Source):
         paths = {name: fetch.npm(PACKAGES[name], self.cache) for name in dict.fromkeys(needed)}
         drawn = [name for name in paths if name != NAMES_PACKAGE]
         read = partial(read_members, wanted=_is_art_or_data)
-        contents = ordered_map(read, [paths[name] for name in drawn], chunk=1)
+        contents = ordered_map(
+            read, [paths[name] for name in drawn], chunk=1, execution=self.execution
+        )
         files = dict(zip(drawn, contents, strict=True))
         entries = json.loads(files[DATA_PACKAGE]["package/emoji.json"])
         art = {style: files[STYLES[style].package] for style in self.styles}
@@ -160,7 +162,7 @@ class Config(Source):
         blank = dict.fromkeys(self.styles, 0)
         drawings = [(style, concept) for style in self.styles for concept in concepts]
         files = [art[style][concept.paths[style]] for style, concept in drawings]
-        images = ordered_map(partial(draw, size=self.image_size), files)
+        images = ordered_map(partial(draw, size=self.image_size), files, execution=self.execution)
         drawn = track(images, "draw pictures", len(files))
         for (style, concept), image in zip(drawings, drawn, strict=True):
             if image is None:
@@ -174,7 +176,9 @@ class Config(Source):
     def _clips(self, waves: Sequence[sound.Wave], rate: int) -> Iterator[bytes]:
         """What was spoken as FLAC, without silence at its ends."""
         convert = partial(_clip, rate=rate, to_rate=self.sample_rate)
-        return track(ordered_map(convert, waves), "encode words", len(waves))
+        return track(
+            ordered_map(convert, waves, execution=self.execution), "encode words", len(waves)
+        )
 
     def _spoken(
         self,

@@ -122,7 +122,9 @@ class Config(Source):
         work = [(path, files[path]) for _, _, path in jobs]
         convert = partial(_convert, size=self.image_size, rate=self.sample_rate)
         convert = partial(convert, max_seconds=self.max_seconds)
-        results = track(ordered_map(convert, work), "decode stamps", len(work))
+        results = track(
+            ordered_map(convert, work, execution=self.execution), "decode stamps", len(work)
+        )
         for (one, spoken, _), result in zip(jobs, results, strict=True):
             if isinstance(result, str):
                 self._dropped[result] += 1
