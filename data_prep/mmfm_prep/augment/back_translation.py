@@ -15,7 +15,10 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
+
+from mmfm_prep.errors import PrepError
 
 
 @dataclass(kw_only=True)
@@ -60,53 +63,53 @@ class BackTranslation:
         source: str | None,
         target: str | None,
     ) -> list[str | None]:
-        found = [(place, prefix + text) for place, text in enumerate(texts) if text is not None]
-        out: list[str | None] = [None] * len(texts)
-        for start in range(0, len(found), self.batch):
-            part = found[start : start + self.batch]
-            inputs = [text for _, text in part]
-            for (place, _), text in zip(
-                part, self._translated(inputs, name, source, target), strict=True
-            ):
-                out[place] = text
-        return out
-
-    def _translated(
-        self, texts: list[str], name: str, source: str | None, target: str | None
-    ) -> list[str | None]:
-        import torch
-
+        """Each text in one direction; None stays None."""
         tokenizer, model = _load(name, self.device)
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"num_beams": self.num_beams, "do_sample": False}
+        options |= {"max_new_tokens": self.max_tokens, "max_length": None}
         if source is not None and target is not None:
-            if not hasattr(tokenizer, "src_lang"):
-                raise ValueError(f"{name} knows no language codes: leave out language_code")
             _token(tokenizer, source, name)
             tokenizer.src_lang = source
             options["forced_bos_token_id"] = _token(tokenizer, target, name)
+        limit = getattr(model.config, "max_position_embeddings", None)
+        if limit is not None and self.max_tokens > limit:
+            raise PrepError(f"max_tokens = {self.max_tokens}: {name} takes no more than {limit}")
+        out: list[str | None] = [None] * len(texts)
+        fitting = [
+            (place, prefix + text)
+            for place, text in enumerate(texts)
+            if text is not None and len(tokenizer(prefix + text)["input_ids"]) <= self.max_tokens
+        ]
+        for start in range(0, len(fitting), self.batch):
+            part = fitting[start : start + self.batch]
+            new = self._generated([text for _, text in part], tokenizer, model, options)
+            for (place, _), text in zip(part, new, strict=True):
+                out[place] = text
+        return out
+
+    def _generated(
+        self, texts: list[str], tokenizer: Any, model: Any, options: dict[str, Any]
+    ) -> list[str | None]:
+        """What the model writes; None where it wrote nothing, or came to no end."""
+        import torch
+
         inputs = tokenizer(texts, return_tensors="pt", padding=True).to(self.device)
         inputs.pop("token_type_ids", None)
-        fits = (inputs["attention_mask"].sum(1) <= self.max_tokens).tolist()
-        if not any(fits):
-            return [None] * len(texts)
-        inputs = {key: value[torch.tensor(fits)] for key, value in inputs.items()}
         with torch.inference_mode():
-            ids = model.generate(
-                **inputs,
-                num_beams=self.num_beams,
-                do_sample=False,
-                max_new_tokens=self.max_tokens,
-                max_length=None,
-                **options,
-            )
-        ended = (ids[:, 1:] == model.generation_config.eos_token_id).any(1).tolist()
-        plain = tokenizer.decode(ids, skip_special_tokens=True)
-        rows = iter([text.strip() or None if end else None for text, end in zip(plain, ended)])
-        return [next(rows) if fit else None for fit in fits]
+            ids = model.generate(**inputs, **options)
+        ends = torch.tensor(model.generation_config.eos_token_id, device=ids.device).flatten()
+        # The first token is what the decoder starts with, for some models the end token too.
+        ended = torch.isin(ids[:, 1:], ends).any(1).tolist()
+        plain = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [
+            text.strip() or None if end else None for text, end in zip(plain, ended, strict=True)
+        ]
 
 
 def _token(tokenizer: Any, code: str, name: str) -> int:
     """The token of a language code."""
+    if not hasattr(tokenizer, "src_lang"):
+        raise PrepError(f"{name} knows no language codes: leave out language_code")
     if hasattr(tokenizer, "get_lang_id"):  # M2M-100 writes __de__ for de
         known = list(tokenizer.lang_code_to_id)
         if code in known:
@@ -118,20 +121,24 @@ def _token(tokenizer: Any, code: str, name: str) -> int:
         known = list(tokenizer.all_special_tokens)
     near = difflib.get_close_matches(code, known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "see its model card"
-    raise ValueError(f"{name} has no language code {code!r}; {hint}")
+    raise PrepError(f"{name} has no language code {code!r}; {hint}")
 
 
 @cache
 def _load(name: str, device: str) -> tuple[Any, Any]:
     """Tokenizer and model; once a process."""
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers.utils import logging
 
+    if name.startswith((".", "/", "~")) and not Path(name).is_dir():
+        raise PrepError(f"back-translation: there is no folder {name}")
+    logging.disable_progress_bar()  # each process would draw its own
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSeq2SeqLM.from_pretrained(name).eval().to(device)
     except (OSError, ValueError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise ValueError(
+        reason = " ".join(str(error).split())[:200]
+        raise PrepError(
             f"back-translation can't load {name!r} as a sequence-to-sequence model of "
             f"transformers: {reason}"
         ) from None

@@ -52,9 +52,13 @@ class TextAugmentation:
         return bool(self.synonyms or self.swaps or self.deletions or self.back_translations)
 
     def prepare(self) -> None:
-        """Fetch what is needed, in one process, before many ask for it."""
+        """Fetch and try what is needed, in one process, before many ask for it. PrepError where
+        something is missing.
+        """
         if self.synonyms:
             wordnet.load(self.cache)
+        for translation in self.back_translations:
+            translation.apply(["a"])
 
     def asked(self, texts: Texts) -> dict[str, int]:
         """How ▶ how many texts are asked for: what `apply` made less is what had to be left out."""
@@ -62,8 +66,9 @@ class TextAugmentation:
         for language, phrases in texts.items():
             for how, number, _ in self._ways(language):
                 counts[how] = counts.get(how, 0) + number * len(phrases)
-            for one in self._translations(language):
-                counts["back_translation"] = counts.get("back_translation", 0) + len(phrases)
+            if translations := self._translations(language):
+                number = len(translations) * len(phrases)
+                counts["back_translation"] = counts.get("back_translation", 0) + number
         return counts
 
     def apply(self, texts: Texts, seed: int) -> tuple[Texts, Marks]:

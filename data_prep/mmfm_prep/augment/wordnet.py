@@ -28,7 +28,7 @@ LICENCE = "WordNet licence (Princeton University: any use, with its notice), the
 _PARTS = {"1": "noun", "2": "verb", "3": "adj", "4": "adv", "5": "adj"}  # 5: of an adjective's set
 _VOWELS = "aeiou"
 _IRREGULAR = (
-    *("man", "child", "foot", "tooth", "goose", "mouse", "louse", "person", "criterion", "ox"),
+    *("man", "child", "foot", "tooth", "goose", "mouse", "louse", "person", "stomach"),
     *("f", "fe", "us", "is", "um", "o", "eau", "fish", "deer", "sheep", "craft", "series"),
 )
 """Endings of nouns whose plural is not regular, or not always."""
@@ -69,7 +69,7 @@ class WordNet:
 def plural(noun: str) -> str | None:
     """The regular plural of an English noun; None where it may have another."""
     last = noun.split()[-1]
-    if last.endswith(_IRREGULAR):
+    if last.endswith(_IRREGULAR) and not last.endswith(("photo", "video", "io", "oo")):
         return None
     if last.endswith(("s", "x", "z", "ch", "sh")):
         return None if last.endswith("s") and not last.endswith("ss") else noun + "es"

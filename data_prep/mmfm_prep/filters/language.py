@@ -1,6 +1,6 @@
 """Which language, and which script, a text is in.
 
-    in_languages("ein roter Stuhl im Garten", ["de"], 0.1)     # py3langid, 100 languages and more
+    in_languages("ein roter Stuhl im Garten", ["de"], 0.05)     # py3langid, 100 languages and more
     in_scripts("красный стул", ["Cyrillic"])                   # Unicode's names of scripts
 
 How sure the detector is of short texts stands in docs/text-preparation.md.
@@ -13,7 +13,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import regex
+import regex  # type: ignore[import-untyped]
+
+from mmfm_prep.errors import PrepError
 
 SCRIPT_SHARE = 0.9
 """The share of its letters that must be of the wanted scripts: a foreign name may stand in it."""
@@ -32,7 +34,7 @@ def check_languages(languages: Sequence[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
             hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-            raise ValueError(f"languages: {name!r} is no code of a known language (ISO 639); {hint}")
+            raise ValueError(f"languages: {name!r} is no code of a known language; {hint}")
 
 
 def check_scripts(scripts: Sequence[str]) -> None:
@@ -51,7 +53,7 @@ def check_scripts(scripts: Sequence[str]) -> None:
 def in_languages(text: str, languages: Sequence[str], confidence: float) -> bool:
     """Whether `languages` together have at least this probability, among all that are known."""
     ranked = dict(_detector().rank(text))
-    return sum(ranked[name] for name in languages) >= confidence
+    return bool(sum(ranked[name] for name in languages) >= confidence)
 
 
 def in_scripts(text: str, scripts: Sequence[str]) -> bool:
@@ -65,7 +67,7 @@ def _detector() -> Any:
     try:
         from py3langid.langid import MODEL_FILE, LanguageIdentifier
     except ModuleNotFoundError:
-        raise ValueError(
+        raise PrepError(
             "detecting languages needs py3langid: pip install 'mmfm[filters]'"
         ) from None
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

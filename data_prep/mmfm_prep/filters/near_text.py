@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mmfm_prep.errors import PrepError
 from mmfm_prep.leaks import normalise
 
 PERMUTATIONS = 128
@@ -44,15 +45,16 @@ def signature(text: str) -> bytes:
     """
     sketch = _empty().copy()
     sketch.update_batch([piece.encode("utf-8", "surrogatepass") for piece in pieces(text)])
-    return ((sketch.hashvalues * _SPREAD) >> np.uint32(24)).astype(np.uint8).tobytes()
+    top: np.ndarray[Any, Any] = (sketch.hashvalues * _SPREAD) >> np.uint32(24)
+    return top.astype(np.uint8).tobytes()
 
 
 class NearTexts:
     """The signatures of texts that are no near-duplicate of an earlier one.
 
-    Holds 0.28 to 0.56 KB a text at a threshold of 0.8 (half as much again while it grows). A pair just
-    at the threshold is looked at with
-    a probability of at least 98 %, a nearer one more surely.
+    Holds 0.28 to 0.56 KB a text at a threshold of 0.8, half as much again while it grows. A pair
+    just at the threshold is looked at with a probability of at least 98 %, a nearer one more
+    surely.
     """
 
     def __init__(self, threshold: float) -> None:
@@ -147,7 +149,7 @@ def _empty() -> Any:
     try:
         from datasketch import MinHash
     except ModuleNotFoundError:
-        raise ValueError(
+        raise PrepError(
             "near-duplicate texts need datasketch: pip install 'mmfm[filters]'"
         ) from None
     # CRC-32 is quick and never the same for two pieces of one length up to four bytes; MinHash

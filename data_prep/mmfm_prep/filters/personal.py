@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from functools import cache
 from typing import Literal, NamedTuple
 
 Kind = Literal["e-mail", "iban", "card", "phone"]
@@ -20,13 +19,14 @@ KINDS: tuple[Kind, ...] = ("e-mail", "iban", "card", "phone")
 MASK = re.compile(rf"\[(?:{'|'.join(KINDS)})\]")
 
 _HOST = r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}"
-_EMAIL = re.compile(rf"(?<![\w.%+@/-])[\w](?:[\w.%+'-]{{0,62}}[\w+-])?@({_HOST})(?![\w@]|-\w)")
+_EMAIL = re.compile(rf"(?<![\w.%+@-])\w(?:[\w.%+'-]{{0,62}}[\w+-])?@({_HOST})(?![\w@]|-\w)")
+_AT = re.compile(r"[\[({]at[\])}]", re.IGNORECASE)
 _SPELT = re.compile(
     r"(?<![\w.])\w[\w.+-]{0,62} ?[\[({]at[\])}] ?"
     r"(?:[\w-]{1,63} ?(?:[\[({]dot[\])}]|\.) ?){1,4}[^\W\d_]{2,24}\b",
     re.IGNORECASE,
 )
-_FILES = "png jpg jpeg gif svg webp avif bmp ico pdf css js ts json mp3 mp4 wav zip".split()
+_FILES = ("png", "jpg", "jpeg", "gif", "svg", "webp", "avif", "bmp", "pdf", "css", "js", "json")
 
 _IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,34}(?![A-Z0-9])", re.I)
 
@@ -70,9 +70,7 @@ def find(text: str, region: str | None = None) -> list[Found]:
     `region`: the country (ISO 3166) whose phone numbers are found in their national form too:
     those in groups, and those without that follow a word such as "phone".
     """
-    found: list[Found] = []
-    if "@" in text or "at" in text.lower():
-        found += _emails(text)
+    found = list(_emails(text))
     if sum(map(str.isdigit, text)) >= _LEAST_DIGITS:
         for some in (_ibans(text), _cards(text), _phones(text, region)):
             found += [new for new in some if not any(_overlap(new, old) for old in found)]
@@ -106,11 +104,11 @@ def _overlap(one: Found, other: Found) -> bool:
 
 
 def _emails(text: str) -> Iterator[Found]:
-    for match in _EMAIL.finditer(text):
+    for match in _EMAIL.finditer(text) if "@" in text else ():
         # image@2x.png is a file, for screens of twice the resolution.
         if match[1].rsplit(".", 1)[1].lower() not in _FILES and ".." not in match[0]:
             yield Found("e-mail", *match.span())
-    for match in _SPELT.finditer(text):
+    for match in _SPELT.finditer(text) if _AT.search(text) else ():
         yield Found("e-mail", *match.span())
 
 

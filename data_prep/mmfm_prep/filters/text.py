@@ -1,6 +1,6 @@
 """Which texts go into the shards: by length, language, script and personal data.
 
-    mmfm data make table shop.csv data/shop 'texts.en=[title]' text.min_chars=5 text.personal=mask
+mmfm data make table shop.csv data/shop 'texts.en=[title]' text.min_chars=5 text.personal=mask
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class TextFilter:
     min_words: int | None = None
     max_words: int | None = None
     languages: list[str] = field(default_factory=list)
-    language_confidence: float = 0.1
-    language_min_chars: int = 20
+    language_confidence: float = 0.05
+    language_min_chars: int = 15
     scripts: list[str] = field(default_factory=list)
     personal: Personal = "keep"
     phone_region: str | None = None
