@@ -19,7 +19,7 @@ KINDS: tuple[Kind, ...] = ("e-mail", "iban", "card", "phone")
 MASK = re.compile(rf"\[(?:{'|'.join(KINDS)})\]")
 
 _HOST = r"(?:[^\W_](?:[\w-]{0,61}[^\W_])?\.){1,8}[^\W\d_]{2,24}"
-_EMAIL = re.compile(rf"(?<![\w.%+@-])\w(?:[\w.%+'-]{{0,62}}[\w+-])?@({_HOST})(?![\w@]|-\w)")
+_EMAIL = re.compile(rf"(?<!\w)[\w+](?:[\w.%+'-]{{0,62}}[\w+-])?@({_HOST})(?![\w@]|-\w)")
 _AT = re.compile(r"[\[({]at[\])}]", re.IGNORECASE)
 _SPELT = re.compile(
     r"(?<![\w.])\w[\w.+-]{0,62} ?[\[({]at[\])}] ?"
@@ -72,8 +72,9 @@ def find(text: str, region: str | None = None) -> list[Found]:
     """
     found = list(_emails(text))
     if sum(map(str.isdigit, text)) >= _LEAST_DIGITS:
-        for some in (_ibans(text), _cards(text), _phones(text, region)):
-            found += [new for new in some if not any(_overlap(new, old) for old in found)]
+        for new in (*_ibans(text), *_cards(text), *_phones(text, region)):
+            if not any(_overlap(new, old) for old in found):
+                found.append(new)
     return sorted(found, key=lambda one: one.start)
 
 
@@ -145,6 +146,17 @@ def _phones(text: str, region: str | None) -> Iterator[Found]:
     if region is None:
         return
     for match in PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING):
-        grouped = not re.fullmatch(r"\d+(?:[.,]\d+)?", match.raw_string)
-        if grouped or _CUE.search(text, max(0, match.start - 40), match.start):
-            yield Found("phone", match.start, match.end)
+        if _is_phone(match.raw_string, text[max(0, match.start - 40) : match.start]):
+            opened = match.raw_string.startswith("(") and ")" not in match.raw_string
+            yield Found("phone", match.start + opened, match.end)
+
+
+def _is_phone(number: str, before: str) -> bool:
+    """Whether a national number is one: it could be the digits of a decimal, or of an order."""
+    main = re.split(r"\s*(?:x|ext|#)", number, maxsplit=1, flags=re.IGNORECASE)[0].strip("[(- ")
+    dots, others = main.count("."), re.findall(r"[^\d.]", main)
+    if re.search(r"(?:\d[.,]|ISBN(?:-10)?:? ?)$", before) or (
+        dots and ")" not in main and (dots == 1 or others)
+    ):
+        return False
+    return bool(dots or others or _CUE.search(before))

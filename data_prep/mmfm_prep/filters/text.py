@@ -9,6 +9,7 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Literal
 
+from mmfm_prep.errors import PrepError
 from mmfm_prep.filters import Unwanted, language, personal
 
 Personal = Literal["keep", "drop", "mask"]
@@ -67,7 +68,7 @@ class TextFilter:
         if self.personal != "keep":
             for module in ("phonenumbers", "stdnum"):
                 if importlib.util.find_spec(module) is None:
-                    raise ValueError("personal: needs phonenumbers: pip install 'mmfm[filters]'")
+                    raise PrepError(f"personal needs {module}: pip install 'mmfm[filters]'")
             personal.check_region(self.phone_region)
 
     @property

@@ -84,12 +84,25 @@ def with_codes(tmp_path_factory: pytest.TempPathFactory) -> str:
     torch.manual_seed(0)
     model = M2M100ForConditionalGeneration(
         M2M100Config(
-            vocab_size=len(tokenizer), d_model=32, encoder_layers=1, decoder_layers=1,
-            encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=64,
-            decoder_ffn_dim=64, max_position_embeddings=64, dropout=0.0, attention_dropout=0.0,
-            activation_dropout=0.0, encoder_layerdrop=0.0, decoder_layerdrop=0.0,
-            pad_token_id=1, bos_token_id=0, eos_token_id=2, decoder_start_token_id=2,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=64,
+            dropout=0.0,
+            attention_dropout=0.0,
+            activation_dropout=0.0,
+            encoder_layerdrop=0.0,
+            decoder_layerdrop=0.0,
+            pad_token_id=1,
+            bos_token_id=0,
+            eos_token_id=2,
+            decoder_start_token_id=2,
+        )
     )
     pairs = [("eng_Latn", "dog", "deu_Latn", "hund"), ("deu_Latn", "hund", "eng_Latn", "hound")]
     pairs += [("eng_Latn", "dog", "eng_Latn", "dog"), ("deu_Latn", "hund", "deu_Latn", "hund")]
@@ -146,6 +159,6 @@ def test_refusals(models: tuple[str, str], with_codes: str, tmp_path: Path) -> N
     refused("there is no folder", forward=str(tmp_path / "none"))
     (tmp_path / "config.json").write_text("{}")
     refused("can't load .* as a sequence-to-sequence model", back=str(tmp_path))
+    wrong = BackTranslation(forward=str(tmp_path / "none"), back="x")
     with pytest.raises(PrepError, match="there is no folder"):
-        wrong = BackTranslation(forward=str(tmp_path / "none"), back="x")
         TextAugmentation(back_translations=[wrong]).prepare()

@@ -33,7 +33,7 @@ male%1:18:00:: 10305010 1 10
 10305010 18 n 02 male 0 male_child 0 000 | a boy
 """,
     "data.verb": "01930264 38 v 01 run 0 001 @ 01838942 v 0000 01 + 02 00 | move fast\n",
-    "data.adj": "00382159 00 s 03 red 0 ruddy(p) 0 blood-red 0 001 & 00381467 a 0000 | of a color\n",
+    "data.adj": "00382159 00 s 03 red 0 ruddy(p) 0 blood-red 0 001 & 00381467 a 0000 | of\n",
     "data.adv": "",
 }
 
@@ -62,7 +62,10 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("cars", ("automobiles", "motor cars")),  # who knows the plural of what ends with o?
         ("buses", ()),
         ("cities", ("urban centers",)),  # not of what ends with s
-        ("red", ("blood-red",)),  # the adjective is tagged oftener; "ruddy" never stands before a noun
+        (
+            "red",
+            ("blood-red",),
+        ),  # the adjective is tagged oftener; "ruddy" never stands before a noun
         ("run", ()),
         ("runs", ()),  # no noun
         ("ran", ()),

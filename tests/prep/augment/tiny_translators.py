@@ -31,10 +31,18 @@ def save_translator(folder: Path, phrases: dict[str, str], steps: int = 120) -> 
     tokenizer = save_tokenizer(folder, " ".join([*phrases, *phrases.values()]).split())
     model = T5ForConditionalGeneration(
         T5Config(
-            vocab_size=len(tokenizer), d_model=32, d_kv=16, d_ff=64, num_layers=1, num_heads=2,
-            num_decoder_layers=1, dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+            vocab_size=len(tokenizer),
+            d_model=32,
+            d_kv=16,
+            d_ff=64,
+            num_layers=1,
+            num_heads=2,
+            num_decoder_layers=1,
+            dropout_rate=0.0,
+            pad_token_id=0,
+            eos_token_id=1,
             decoder_start_token_id=0,
-        )  # fmt: skip
+        )
     )
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     inputs = tokenizer(list(phrases), return_tensors="pt", padding=True)
