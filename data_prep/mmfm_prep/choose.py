@@ -6,11 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from mmfm_prep.draft import LeftOut, Made
-from mmfm_prep.filters.audio import NearSounds
-from mmfm_prep.filters.image import NearImages
 from mmfm_prep.filters.options import KINDS, Filters, Kind
 from mmfm_prep.split import assign, assign_by_time
 
@@ -20,10 +18,6 @@ _NAMES = {"image": "picture", "audio": "sound", "text": "text"}
 
 Known = Callable[[], Iterable[Made | LeftOut]]
 """Gives everything that was completed, in order, without pictures and sounds, as often as asked."""
-
-
-class _Index(Protocol):
-    def add(self, number: int, signature: bytes, /) -> int | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +34,8 @@ class Choice:
         """For each draft its split, or why it is left out."""
         splits = self._splits(known)
         # Held-out samples come first, so that of two equal ones it is the other that goes.
-        order = [False, True] if self.drop_leaks or self._compares() else []
+        compares = self.filters.duplicates or self.filters.near.indexes()
+        order = [False, True] if self.drop_leaks or compares else []
         first = _First(self.filters, self.drop_leaks)
         for training in order:
             for number, made in enumerate(known()):
@@ -50,10 +45,6 @@ class Choice:
                 if (split == TRAIN) is training and (reason := first.refuses(number, made, split)):
                     splits[number] = LeftOut(made.place, reason)
         return splits
-
-    def _compares(self) -> bool:
-        near = self.filters.near
-        return bool(self.filters.duplicates) or near.image is not None or near.audio is not None
 
     def _splits(self, known: Known) -> list[str | LeftOut]:
         if self.split_by == "group":
@@ -90,11 +81,7 @@ class _First:
         self._duplicates = filters.duplicates
         self._seen: dict[Kind, set[bytes]] = {kind: set() for kind in KINDS}
         self._held_out: dict[Kind, set[bytes]] = {kind: set() for kind in KINDS}
-        self._near: dict[Kind, _Index] = {}
-        if filters.near.image is not None:
-            self._near["image"] = NearImages(filters.near.image)
-        if filters.near.audio is not None:
-            self._near["audio"] = NearSounds(filters.near.audio)
+        self._near = filters.near.indexes()
 
     def refuses(self, number: int, made: Made, split: str) -> str:
         """Why the sample is not to stay; "" where it is."""

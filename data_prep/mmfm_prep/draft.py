@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mmfm_prep import media
+from mmfm_prep.augment.text import TextAugmentation
 from mmfm_prep.errors import PrepError
+from mmfm_prep.filters import Unwanted, near_text
 from mmfm_prep.filters.options import Filters, Kind
 from mmfm_prep.leaks import normalise
 from mmfm_prep.sample import Sample, Texts, all_texts
@@ -52,6 +56,7 @@ class LeftOut:
 class Made:
     """A complete sample (its split "" where `shares` decide), and what is compared with others:
     by kind a digest of what it has, and a signature where nearly equal ones are looked for.
+    `counts`: what became of its texts.
     """
 
     place: str
@@ -59,6 +64,7 @@ class Made:
     time: float | None
     digests: dict[Kind, bytes]
     signatures: dict[Kind, bytes]
+    counts: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +73,19 @@ class Recipe:
 
     media: media.Processing
     filters: Filters
+    augment: TextAugmentation
+    seed: int
     source: str
     licence: str
 
-    def complete(self, draft: Draft) -> Made | LeftOut:
-        """The sample with its pictures and sounds read, checked and processed."""
+    def complete(self, drafts: Sequence[Draft | LeftOut]) -> list[Made | LeftOut]:
+        """The samples with their files read, checked and processed."""
+        found = [self._try(draft) if isinstance(draft, Draft) else draft for draft in drafts]
+        if self.filters.similarity.checkpoint is not None:
+            self._compare(found)
+        return found
+
+    def _try(self, draft: Draft) -> Made | LeftOut:
         try:
             return self._complete(draft)
         except PrepError:  # not the sample's fault
@@ -88,14 +102,28 @@ class Recipe:
         if draft.audio is not None:
             data, seek = _read(draft.audio), near.audio is not None
             found["audio"] = media.audio(data, self.media, wanted.audio, seek)
-        texts = {language: _tidy(phrases) for language, phrases in draft.texts.items()}
+        digests = {kind: medium.digest for kind, medium in found.items()}
+        signatures = {kind: m.signature for kind, m in found.items() if m.signature}
+        counts: Counter[str] = Counter()
+        texts = self._texts(draft.texts, counts)
+        for text in all_texts(texts)[:1]:
+            digests["text"] = hashlib.sha256(normalise(text).encode()).digest()[:12]
+            if near.text is not None:
+                signatures["text"] = near_text.signature(text)
+        meta = dict(draft.meta)
+        if texts and self.augment.active:
+            number = int.from_bytes(hashlib.sha256(draft.id.encode()).digest()[:6], "big")
+            texts, marks = self.augment.apply(texts, self.seed ^ number)
+            counts.update(how for made in marks.values() for how in made.values())
+            if marks:
+                meta["augmented"] = marks
         image, audio = found.get("image"), found.get("audio")
         sample = Sample(
             key=draft.key,
             id=draft.id,
             group=draft.group,
             split=draft.split or "",
-            texts={language: phrases for language, phrases in texts.items() if phrases} or None,
+            texts=texts or None,
             image=image.data if image else None,
             image_ending=image.ending if image else "png",
             audio=audio.data if audio else None,
@@ -104,15 +132,44 @@ class Recipe:
             labels=draft.labels,
             source=self.source,
             licence=self.licence,
-            meta=draft.meta,
+            meta=meta,
         )
         if not sample.modality_set:
             raise ValueError("has no picture, sound or text")
-        digests = {kind: medium.digest for kind, medium in found.items()}
-        for text in all_texts(sample.texts)[:1]:
-            digests["text"] = hashlib.sha256(normalise(text).encode()).digest()[:12]
-        signatures = {kind: m.signature for kind, m in found.items() if m.signature}
-        return Made(draft.place, sample, draft.time, digests, signatures)
+        return Made(draft.place, sample, draft.time, digests, signatures, dict(counts))
+
+    def _texts(self, drafted: Texts, counts: Counter[str]) -> Texts:
+        """The texts, tidy, that the filter keeps; `Unwanted` if it keeps none."""
+        wanted = self.filters.text
+        out: Texts = {}
+        refused: Unwanted | None = None
+        for language, phrases in drafted.items():
+            for phrase in _tidy(phrases):
+                try:
+                    kept = wanted.apply(phrase) if wanted.active else phrase
+                except Unwanted as reason:
+                    refused = refused or reason
+                    counts[f"left out: {reason}"] += 1
+                    continue
+                counts["masked"] += kept != phrase
+                out.setdefault(language, []).append(kept)
+        if refused and not out:
+            raise refused
+        return out
+
+    def _compare(self, found: list[Made | LeftOut]) -> None:
+        """Puts the samples of `found` whose parts don't belong together among those left out."""
+        similarity = self.filters.similarity
+        there = [(place, made) for place, made in enumerate(found) if isinstance(made, Made)]
+        cosines = similarity.of([made.sample for _, made in there])
+        for (place, made), cosine in zip(there, cosines, strict=True):
+            if isinstance(cosine, str):
+                found[place] = LeftOut(made.place, cosine)
+            elif cosine is not None and cosine < similarity.min:
+                reason = f"{' and '.join(similarity.pair)} less similar than {similarity.min:g}"
+                found[place] = LeftOut(made.place, reason)
+            elif cosine is not None:
+                made.sample.meta["similarity"] = cosine
 
 
 def _read(value: Path | bytes) -> bytes:

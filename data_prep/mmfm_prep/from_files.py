@@ -10,13 +10,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from mmfm_prep.augment.text import TextAugmentation
 from mmfm_prep.choose import TRAIN, Choice, SplitBy
 from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.errors import PrepError
@@ -42,12 +44,15 @@ class FilesSource(Source):
     ``train`` where `drop_leaks` is set.
     """
 
+    not_recorded: ClassVar[tuple[str, ...]] = ("augment.cache",)
+
     input: Path
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "val": 0.1})
     split_by: SplitBy = "group"
     drop_leaks: bool = False
     media: Processing = field(default_factory=Processing)
     filters: Filters = field(default_factory=Filters)
+    augment: TextAugmentation = field(default_factory=TextAugmentation)
     licence: str = "unknown"  # type: ignore[misc]  # here it is the user's to say
 
     def __post_init__(self) -> None:
@@ -71,7 +76,7 @@ class FilesSource(Source):
         with _folder(self.execution.work) as folder:
             spool = Spool(folder)
             names = self._complete(spool)
-            known = partial(_known, spool, names)
+            known = partial(_read, spool, names, media=False)
             choice = Choice(
                 shares=self.shares,
                 seed=self.seed,
@@ -80,15 +85,15 @@ class FilesSource(Source):
                 filters=self.filters,
             )
             splits = choice.choose(known)
-            self._count(splits)
-            number = 0
-            for name in names:
-                for made in spool.read(name, media=True):
-                    split = splits[number]
-                    number += 1
-                    if isinstance(split, str) and isinstance(made, Made):
-                        made.sample.split = split
-                        yield made.sample
+            self._splits = {split for split in splits if isinstance(split, str)}
+            self._say_left_out(splits)
+            texts: Counter[str] = Counter()
+            for made, split in zip(_read(spool, names, media=True), splits, strict=True):
+                if isinstance(split, str) and isinstance(made, Made):
+                    made.sample.split = split
+                    texts.update(made.counts)
+                    yield made.sample
+            self._say_texts(texts)
 
     def held_out(self) -> tuple[str, ...]:
         return tuple(sorted(self._splits - {TRAIN}))
@@ -102,6 +107,8 @@ class FilesSource(Source):
         return Recipe(
             media=self.media,
             filters=self.filters,
+            augment=self.augment,
+            seed=self.seed,
             source=self.input.name,
             licence=self.licence,
         )
@@ -122,6 +129,7 @@ class FilesSource(Source):
                 else:
                     yield chunk
 
+        self.augment.prepare()
         work = partial(spool.complete, recipe=self._recipe())
         with counted("read files") as count:
             for samples in ordered_map(work, undone(), chunk=1, execution=self.execution):
@@ -132,22 +140,26 @@ class FilesSource(Source):
         self.notes["input_sha256"] = digest.hexdigest()
         return names
 
-    def _count(self, splits: list[str | LeftOut]) -> None:
+    def _say_left_out(self, splits: list[str | LeftOut]) -> None:
         left_out: dict[str, dict[str, Any]] = {}
         for found in splits:
             if isinstance(found, LeftOut):
                 entry = left_out.setdefault(found.reason, {"samples": 0, "first": []})
                 entry["samples"] += 1
                 entry["first"] += [found.place] if len(entry["first"]) < _PLACES else []
-        self._splits = {split for split in splits if isinstance(split, str)}
         self.notes["left_out"] = left_out
         for reason, entry in left_out.items():
             say(f"left out: {entry['samples']:,} ({reason}), first {', '.join(entry['first'])}")
 
+    def _say_texts(self, texts: Counter[str]) -> None:
+        self.notes["texts"] = counts = {what: n for what, n in sorted(texts.items()) if n}
+        if counts:
+            say("texts: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
 
-def _known(spool: Spool, names: list[str]) -> Iterator[Made | LeftOut]:
+
+def _read(spool: Spool, names: list[str], media: bool) -> Iterator[Made | LeftOut]:
     for name in names:
-        yield from spool.read(name, media=False)
+        yield from spool.read(name, media)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, cast
 
@@ -110,8 +112,10 @@ def _write(config: Source, recorded: Mapping[str, Any], target: Path) -> dict[st
 
 def recorded_options(config: Source) -> dict[str, Any]:
     """Type and options of a source as the manifest records them: all that decides what is made."""
-    options = {k: v for k, v in to_dict(config).items() if k not in config.not_recorded}
-    plain = json.loads(json.dumps(options))  # tuples become lists, as they will be read back
+    plain = json.loads(json.dumps(to_dict(config)))  # tuples become lists, as they are read back
+    for name in config.not_recorded:
+        *groups, last = name.split(".")
+        reduce(getitem, groups, plain).pop(last)
     return {"type": component_type(config, SOURCES), **plain}
 
 
@@ -129,7 +133,7 @@ def command(recorded: Mapping[str, Any], config: Source) -> str:
 def _changed_options(config: Any, recorded: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(dotted name, value) of the options that differ from their defaults."""
     for option in dataclasses.fields(config):
-        if option.name not in recorded:
+        if option.name not in recorded:  # it changes nothing in what is made
             continue
         value, plain = getattr(config, option.name), recorded[option.name]
         if dataclasses.is_dataclass(value):

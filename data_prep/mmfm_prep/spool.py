@@ -24,6 +24,7 @@ from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.sample import Sample
 
 CHUNK = 64
+_AT_ONCE = 16
 CHUNK_BYTES = 32 << 20  # of pictures and sounds that travel with the drafts
 
 
@@ -98,7 +99,7 @@ class Spool:
         with tempfile.TemporaryDirectory(prefix=".", dir=self.folder) as folder:
             media, path = Path(folder, "media"), Path(folder, "chunk")
             with media.open("wb") as file:
-                lines = [_line(_completed(draft, recipe), file) for draft in chunk.drafts]
+                lines = [_line(made, file) for made in _completed(chunk.drafts, recipe)]
             with path.open("wb") as out, media.open("rb") as file:
                 out.writelines(lines)
                 out.write(b"\n")
@@ -118,8 +119,10 @@ class Spool:
         return self.folder / f"{name}.chunk"
 
 
-def _completed(draft: Draft | LeftOut, recipe: Recipe) -> Made | LeftOut:
-    return draft if isinstance(draft, LeftOut) else recipe.complete(draft)
+def _completed(drafts: list[Draft | LeftOut], recipe: Recipe) -> Iterator[Made | LeftOut]:
+    """A few at a time, so that only these are held."""
+    for start in range(0, len(drafts), _AT_ONCE):
+        yield from recipe.complete(drafts[start : start + _AT_ONCE])
 
 
 def _line(made: Made | LeftOut, media: BinaryIO) -> bytes:
@@ -133,7 +136,7 @@ def _line(made: Made | LeftOut, media: BinaryIO) -> bytes:
             data = sample[kind]
             sample[kind] = len(data) if data else None
             media.write(data or b"")
-        told = {"place": made.place, "sample": sample, "time": made.time}
+        told = {"place": made.place, "sample": sample, "time": made.time, "counts": made.counts}
         for name in ("digests", "signatures"):
             told[name] = {k: base64.b64encode(v).decode() for k, v in getattr(made, name).items()}
     return json.dumps(told).encode() + b"\n"

@@ -21,7 +21,7 @@ def made(number: int, split: str = "", time: float | None = None, group: str = "
         key=str(number), id=str(number), group=group or str(number), split=split,
         texts={"en": ["a"]},
     )  # fmt: skip
-    return Made(f"line {number}", sample, time, digests, signatures)
+    return Made(f"line {number}", sample, time, digests, signatures, {})
 
 
 def choose(items: list[Made | LeftOut], **options) -> list[str]:

@@ -196,3 +196,69 @@ def test_refusals(
     assert make(*[str(tmp_path / "out") if word == "OUT" else word for word in words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_texts_are_filtered_and_augmented(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = [
+        {"t": ["a brown dog runs", "x"], "u": "mail me: jo@example.org"},
+        {"t": ["y"], "u": ""},
+        {"t": ["the brown dog sleeps"], "u": "The  BROWN dog sleeps"},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["texts.en=[t]", "texts.de=[u]", "filters.text.min_chars=4", "augment.swaps=1"]
+    words += ["filters.text.personal=mask", "shares={train: 1}"]
+    assert make("table", tmp_path / "a.jsonl", tmp_path / "out", *words) == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert set(found) == {"a/0", "a/2"}
+    one = found["a/0"]
+    assert one["texts"]["en"][0] == "a brown dog runs"
+    assert sorted(one["texts"]["en"][1].split()) == sorted(["a", "brown", "dog", "runs"])
+    assert one["texts"]["de"][0] == "mail me: [e-mail]"
+    assert one["augmented"]["en"] == {"1": "swap"}
+    assert list(manifest["notes"]["left_out"]) == ["text shorter than 4 characters"]
+    counts = manifest["notes"]["texts"]
+    assert counts["left out: text shorter than 4 characters"] == 1  # the others went with theirs
+    assert counts["masked"] == 1
+    assert counts["swap"] == sum(len(m) for f in found.values() for m in f["augmented"].values())
+    assert "1 masked" in capsys.readouterr().err
+    for option in ("filters.text.min_chars=4", "augment.swaps=1"):
+        assert option in manifest["command"]
+    assert "cache" not in manifest["command"]
+
+
+def test_filters_and_duplicates_by_kind(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name, picture in (
+        ("a", noise(40, 30)), ("b", noise(40, 30)), ("c", noise(8, 8)), ("d", noise(60, 10)),
+    ):  # fmt: skip
+        (photos / f"{name}.png").write_bytes(encoded(picture, "PNG"))
+    words = ["filters.image.min_side=9", "filters.image.max_aspect=5", "shares={train: 1}"]
+    words += ["filters.duplicates=[image]", "filters.near.image=2"]
+    assert make("image_folder", photos, tmp_path / "out", *words) == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert set(found) == {"a.png"}
+    assert {r: e["first"] for r, e in manifest["notes"]["left_out"].items()} == {
+        "picture is there already": ["b.png"],
+        "picture smaller than 9 pixels": ["c.png"],
+        "picture longer than 5 times its other side": ["d.png"],
+    }
+
+
+def test_the_newest_are_held_out_and_leaks_dropped(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t,s\none,train\nTwo,train\ntwo,val\n")
+    words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", "split=s"]
+    assert make(*words, "--drop-leaks") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert {f["texts"]["en"][0]: f["split"] for f in found.values()} == {
+        "one": "train", "two": "val",
+    }  # fmt: skip
+    assert manifest["source"]["drop_leaks"] is True
+    assert manifest["leaks"]["val"]["text"] == {"same_group": 0, "other_group": 0, "of": 1}
+    assert list(manifest["notes"]["left_out"]) == ["text is also held out"]
+
+
+def test_a_split_by_time_needs_times(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("t\none\ntwo\n")
+    words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", "split_by=time"]
+    assert make(*words) == 2  # no sample is left

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mmfm_prep.augment.text import TextAugmentation
 from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.filters.options import Filters
 from mmfm_prep.media import Processing
 from mmfm_prep.spool import CHUNK, Spool, chunks
 from tests.prep.test_media import TONE, clip, encoded, noise
 
-RECIPE = Recipe(media=Processing(), filters=Filters(), source="mine", licence="CC0")
+RECIPE = Recipe(
+    media=Processing(),
+    filters=Filters(),
+    augment=TextAugmentation(),
+    seed=0,
+    source="mine",
+    licence="CC0",
+)
 
 
 def draft(number: int, **settings) -> Draft:
@@ -72,9 +81,7 @@ def test_names_tell_what_changed(tmp_path: Path) -> None:
     first = names()
     assert names() == first
     assert names(text="b")[1] != first[1]
-    smaller = Recipe(media=Processing(image_longest=9), **{
-        name: getattr(RECIPE, name) for name in ("filters", "source", "licence")
-    })  # fmt: skip
+    smaller = replace(RECIPE, media=Processing(image_longest=9))
     assert names(smaller)[1] != first[1]
     os.utime(path, ns=(1, 1))  # written anew, perhaps: not to be relied upon, but the same by name
     assert names()[0] != first[0]

@@ -1,6 +1,7 @@
 """Which texts go into the shards: by length, language, script and personal data.
 
-mmfm data make table shop.csv data/shop 'texts.en=[title]' text.min_chars=5 text.personal=mask
+    mmfm data make table shop.csv data/shop 'texts.en=[title]' \\
+        filters.text.min_chars=5 filters.text.personal=mask
 """
 
 from __future__ import annotations

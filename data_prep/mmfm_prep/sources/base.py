@@ -23,7 +23,9 @@ class Source:
     licence: ClassVar[str] = "unknown"
     """The licences of everything in the set, for the manifest."""
     not_recorded: ClassVar[tuple[str, ...]] = ()
-    """Options that don't change what is made (a cache folder), left out of the manifest."""
+    """Options that don't change what is made (a cache folder, with its dots), left out of the
+    manifest.
+    """
 
     shared_by_design: ClassVar[tuple[str, ...]] = ()
     """What held-out splits are meant to share with the others (text, group): no leak."""
