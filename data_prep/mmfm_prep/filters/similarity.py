@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mmfm.data.transforms.base import BadSample
 from mmfm_prep.errors import PrepError
 from mmfm_prep.sample import Sample, all_texts
 
@@ -45,32 +44,27 @@ class Similarity:
         """The cosine of each sample's pair, None where it lacks a part, a reason where the model
         can't read it. PrepError where the checkpoint can't be used.
         """
+        from mmfm.data.transforms.base import BadSample  # late: torch takes seconds to import
+
         assert self.checkpoint is not None
         have = [all(_part(sample, name) for name in self.pair) for sample in samples]
         chosen = [sample for sample, whole in zip(samples, have, strict=True) if whole]
         try:
             cosines = iter(self._cosines(chosen))
-        except BadSample:  # one by one, to find which
-            cosines = iter([self._cosine(sample) for sample in chosen])
-        return [next(cosines) if whole else None for whole in have]
-
-    def _cosine(self, sample: Sample) -> float | str:
-        try:
-            return self._cosines([sample])[0]
         except BadSample as bad:
-            return bad.reason
+            if len(chosen) > 1:  # one by one, to find which
+                return [self.of([sample])[0] for sample in samples]
+            cosines = iter([bad.reason])
+        except (ValueError, OSError) as error:  # it can't be read, or lacks a modality
+            raise PrepError(f"filters.similarity.checkpoint {self.checkpoint}: {error}") from None
+        return [next(cosines) if whole else None for whole in have]
 
     def _cosines(self, samples: Sequence[Sample]) -> Sequence[float | str]:
         if not samples:
             return []
         assert self.checkpoint is not None
         inputs = {name: [_part(sample, name) for sample in samples] for name in self.pair}
-        try:
-            found = _predictor(self.checkpoint).encode(BATCH, **inputs)
-        except BadSample:
-            raise
-        except (ValueError, OSError) as error:  # it can't be read, or lacks a modality
-            raise PrepError(f"filters.similarity.checkpoint {self.checkpoint}: {error}") from None
+        found = _predictor(self.checkpoint).encode(BATCH, **inputs)
         one, other = (found[name] for name in self.pair)
         return [round(cosine, 4) for cosine in (one * other).sum(-1).tolist()]
 
