@@ -23,6 +23,7 @@ AudioFormat = Literal["keep", "flac", "wav"]
 _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _NAMES = {ending: name for name, ending in _ENDINGS.items()}
 _SOUNDS = {"FLAC": "flac", "WAV": "wav", "OGG": "ogg"}
+_MARGIN = 2  # times the size that a JPEG is shrunk to: what is left is for the better filter
 _FILTER = Image.Resampling.LANCZOS
 
 
@@ -85,13 +86,13 @@ def image(
 
     ValueError, its message a reason, where there is none; `Unwanted` where it is not `wanted`.
     """
-    picture = _open(data)
+    picture, size, keeps_size = _open(data, how, wanted)
     upright = ImageOps.exif_transpose(picture)
-    wanted.check(upright.size)
+    if upright.size != picture.size:  # a quarter turn
+        size = size[::-1]
     here = _ENDINGS.get(picture.format or "")
     ending = (here or "png") if how.image_format == "keep" else how.image_format
-    size = _size(upright.size, how)
-    as_it_is = ending == here and size == upright.size and not picture.has_transparency_data
+    as_it_is = ending == here and keeps_size and not picture.has_transparency_data
     if picture.has_transparency_data:
         # Premultiplied, so that hidden colours of transparent pixels don't bleed into the edges.
         upright = upright.convert("RGBA").convert("RGBa").resize(size, _FILTER).convert("RGBA")
@@ -140,20 +141,32 @@ def audio(
     return Medium(sound.encode(wave, to_rate, ending), ending, digest, signature)
 
 
-def _open(data: bytes) -> Image.Image:
-    """The picture, all of it decoded: one that is cut off is found here."""
+def _open(
+    data: bytes, how: Processing, wanted: image_filter.ImageFilter
+) -> tuple[Image.Image, tuple[int, int], bool]:
+    """The picture, all of it decoded (one that is cut off is found here); the size that it is to
+    have, and whether it has it already.
+
+    Sizes are looked at before, and a JPEG to be shrunk is read at the half, quarter or eighth that
+    is still twice as large.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are judged here
             picture = Image.open(io.BytesIO(data))
-        if picture.width * picture.height > pictures.MAX_PIXELS:
-            raise ValueError("picture has too many pixels")
+        wanted.check(picture.size)
+        size = _size(picture.size, how)
+        keeps_size = size == picture.size
+        if not keeps_size:
+            picture.draft(None, (_MARGIN * size[0], _MARGIN * size[1]))
         picture.load()
     except ValueError:
         raise
+    except Image.DecompressionBombError:
+        raise wanted.too_large() from None
     except Exception:  # broken files make PIL raise almost anything
         raise ValueError("picture is unreadable") from None
-    return picture
+    return picture, size, keeps_size
 
 
 def _size(size: tuple[int, int], how: Processing) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 
 import numpy as np
 import pyloudnorm
@@ -11,6 +12,8 @@ import soundfile
 from PIL import Image
 
 from mmfm_prep import media
+from mmfm_prep.filters import Unwanted
+from mmfm_prep.filters.image import ImageFilter
 from mmfm_prep.media import Processing
 
 
@@ -69,6 +72,19 @@ def test_sides(settings: dict, size: tuple[int, int]) -> None:
     assert opened(data).size == size
 
 
+def test_a_large_jpeg_is_shrunk_as_if_read_whole() -> None:
+    """Up to what a reduced reading changes: a level or two."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 255, (9, 12, 3), dtype=np.uint8))
+    data = encoded(small.resize((1600, 1200), Image.Resampling.BICUBIC), "JPEG", quality=95)
+    made = opened(image(data, image_longest=200, image_format="png")[0])
+    whole = opened(data).resize((200, 150), Image.Resampling.LANCZOS)
+    assert made.size == (200, 150)
+    difference = np.abs(np.asarray(made, int) - np.asarray(whole, int))
+    assert difference.max() <= 3
+    assert difference.mean() < 0.5
+
+
 def test_a_turned_picture_is_written_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # a quarter turn
@@ -94,14 +110,18 @@ def test_any_mode_becomes_a_jpeg(mode: str) -> None:
     assert (opened(made).format, ending) == ("JPEG", "jpg")
 
 
-def test_bad_pictures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_pictures_are_refused() -> None:
     whole = encoded(noise(64, 64), "PNG")
     for data in (b"", b"nothing", whole[: len(whole) // 2]):
         with pytest.raises(ValueError, match="picture is unreadable"):
             image(data)
-    monkeypatch.setattr(media.pictures, "MAX_PIXELS", 4000)
-    with pytest.raises(ValueError, match="too many pixels"):
-        image(whole)
+    with pytest.raises(Unwanted, match="more than 4,000 pixels"):
+        media.image(whole, Processing(), ImageFilter(max_pixels=4000))
+    bomb = bytearray(whole)
+    bomb[16:24] = (50_000).to_bytes(4) * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4)
+    with pytest.raises(Unwanted, match="more than 64,000,000 pixels"):
+        image(bytes(bomb))
 
 
 @pytest.mark.parametrize(("kind", "ending"), [("WAV", "wav"), ("FLAC", "flac"), ("OGG", "ogg")])

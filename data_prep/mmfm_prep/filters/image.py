@@ -15,6 +15,7 @@ from mmfm_prep.errors import PrepError
 from mmfm_prep.filters import Unwanted
 
 HASH_BITS = 64
+MOST_PIXELS = 178_956_970  # what Pillow opens
 
 
 @dataclass(kw_only=True)
@@ -24,13 +25,14 @@ class ImageFilter:
     """
 
     min_side: int | None = None
-    max_pixels: int | None = None
+    max_pixels: int = 64_000_000
     max_aspect: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("min_side", "max_pixels"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise ValueError(f"{name} = {value} must be at least 1")
+        if self.min_side is not None and self.min_side < 1:
+            raise ValueError(f"min_side = {self.min_side} must be at least 1")
+        if not 1 <= self.max_pixels <= MOST_PIXELS:
+            raise ValueError(f"max_pixels = {self.max_pixels} must be 1 to {MOST_PIXELS}")
         if self.max_aspect is not None and self.max_aspect < 1:
             raise ValueError(f"max_aspect = {self.max_aspect} must be at least 1, which is square")
 
@@ -38,10 +40,14 @@ class ImageFilter:
         """`Unwanted` where a picture of `size` (width, height) is not to be kept."""
         if self.min_side is not None and min(size) < self.min_side:
             raise Unwanted(f"picture smaller than {self.min_side} pixels")
-        if self.max_pixels is not None and size[0] * size[1] > self.max_pixels:
-            raise Unwanted(f"picture of more than {self.max_pixels} pixels")
+        if size[0] * size[1] > self.max_pixels:
+            raise self.too_large()
         if self.max_aspect is not None and max(size) > self.max_aspect * min(size):
             raise Unwanted(f"picture longer than {self.max_aspect:g} times its other side")
+
+    def too_large(self) -> Unwanted:
+        """The refusal of a picture of too many pixels."""
+        return Unwanted(f"picture of more than {self.max_pixels:,} pixels")
 
 
 def signature(picture: Image.Image) -> bytes | None:
