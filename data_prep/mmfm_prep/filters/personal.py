@@ -28,7 +28,10 @@ _SPELT = re.compile(
 )
 _FILES = ("png", "jpg", "jpeg", "gif", "svg", "webp", "avif", "bmp", "pdf", "css", "js", "json")
 
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,34}(?![A-Z0-9])", re.I)
+# A look-ahead, so that what begins like one doesn't hide the one behind it.
+_IBAN = re.compile(
+    r"(?<![^\W_])(?=([A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,34}(?![A-Z0-9])))", re.I | re.A
+)
 
 # Alone, or in the groups that are printed on cards.
 _CARD = re.compile(
@@ -118,9 +121,9 @@ def _ibans(text: str) -> Iterator[Found]:
 
     for match in _IBAN.finditer(text):
         # What follows the number may look like more of it: the longest valid start is taken.
-        ends = [m.start() for m in re.finditer(r"[ -]", match[0])]
-        for end in (len(match[0]), *reversed(ends)):
-            if iban.is_valid(match[0][:end], check_country=False):
+        ends = [m.start() for m in re.finditer(r"[ -]", match[1])]
+        for end in (len(match[1]), *reversed(ends)):
+            if iban.is_valid(match[1][:end], check_country=False):
                 yield Found("iban", match.start(), match.start() + end)
                 break
 
