@@ -56,6 +56,7 @@ _CUE = re.compile(
     r"|电话|電話|手机)(?: (?:number|no|nr|me|us|at|on))*[.:]?\s*$",
     re.IGNORECASE,
 )
+_SUM = re.compile(r"[+＋]\s")  # "x + 13478400000"
 _LEAST_DIGITS = 7  # no phone number of a person is shorter
 
 
@@ -145,7 +146,8 @@ def _phones(text: str, region: str | None) -> Iterator[Found]:
     from phonenumbers import Leniency, PhoneNumberMatcher
 
     for match in PhoneNumberMatcher(text, None, leniency=Leniency.VALID):
-        yield Found("phone", match.start, match.end)
+        if not _SUM.match(match.raw_string):
+            yield Found("phone", match.start, match.end)
     if region is None:
         return
     for match in PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING):
@@ -158,8 +160,10 @@ def _is_phone(number: str, before: str) -> bool:
     """Whether a national number is one: it could be the digits of a decimal, or of an order."""
     main = re.split(r"\s*(?:x|ext|#)", number, maxsplit=1, flags=re.IGNORECASE)[0].strip("[(- ")
     dots, others = main.count("."), re.findall(r"[^\d.]", main)
-    if re.search(r"(?:\d[.,]|ISBN(?:-10)?:? ?)$", before) or (
-        dots and ")" not in main and (dots == 1 or others)
+    if (
+        _SUM.match(number)
+        or re.search(r"(?:\d[.,]|ISBN(?:-10)?:? ?)$", before)
+        or (dots and ")" not in main and (dots == 1 or others))
     ):
         return False
     return bool(dots or others or _CUE.search(before))
