@@ -28,6 +28,7 @@ SHORT = 12
 _SPREAD = np.uint32(0x9E3779B1)  # Knuth's multiplier: the top byte depends on all others
 _BY_CHANCE = 1 / 256  # how often two bytes are equal that needn't be
 _RECALL = 0.98
+_REACH = 64  # where very many texts share a band (a template), the latest are compared
 
 
 def pieces(text: str) -> set[str]:
@@ -92,16 +93,17 @@ class NearTexts:
         """Walks the chains of all bands at once. Chains go from the latest text to the first."""
         first: int | None = None
         bands = self._each_band
-        while True:
+        for _ in range(_REACH):
             alive = at >= 0
             if not alive.all():
                 bands, at = bands[alive], at[alive]
             if not len(at):
-                return first
+                break
             near = at[(self._signatures[at] == signature).sum(1) >= self._equal_bytes]
             if len(near):
                 first = min(int(near.min()), first if first is not None else int(near.min()))
             at = self._next[at, bands]
+        return first
 
     def _buckets(self, signatures: Any) -> Any:
         """``[texts, bands]``: the bucket of each band. Equal rows of bytes share it, others may."""

@@ -28,7 +28,10 @@ _SPELT = re.compile(
 )
 _FILES = ("png", "jpg", "jpeg", "gif", "svg", "webp", "avif", "bmp", "pdf", "css", "js", "json")
 
-_IBAN = re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,34}(?![A-Z0-9])", re.I)
+# A look-ahead, so that what begins like one doesn't hide the one behind it.
+_IBAN = re.compile(
+    r"(?<![^\W_])(?=([A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]){11,34}(?![A-Z0-9])))", re.I | re.A
+)
 
 # Alone, or in the groups that are printed on cards.
 _CARD = re.compile(
@@ -53,6 +56,7 @@ _CUE = re.compile(
     r"|电话|電話|手机)(?: (?:number|no|nr|me|us|at|on))*[.:]?\s*$",
     re.IGNORECASE,
 )
+_SUM = re.compile(r"[+＋]\s")  # "x + 13478400000"
 _LEAST_DIGITS = 7  # no phone number of a person is shorter
 
 
@@ -118,9 +122,9 @@ def _ibans(text: str) -> Iterator[Found]:
 
     for match in _IBAN.finditer(text):
         # What follows the number may look like more of it: the longest valid start is taken.
-        ends = [m.start() for m in re.finditer(r"[ -]", match[0])]
-        for end in (len(match[0]), *reversed(ends)):
-            if iban.is_valid(match[0][:end], check_country=False):
+        ends = [m.start() for m in re.finditer(r"[ -]", match[1])]
+        for end in (len(match[1]), *reversed(ends)):
+            if iban.is_valid(match[1][:end], check_country=False):
                 yield Found("iban", match.start(), match.start() + end)
                 break
 
@@ -142,7 +146,8 @@ def _phones(text: str, region: str | None) -> Iterator[Found]:
     from phonenumbers import Leniency, PhoneNumberMatcher
 
     for match in PhoneNumberMatcher(text, None, leniency=Leniency.VALID):
-        yield Found("phone", match.start, match.end)
+        if not _SUM.match(match.raw_string):
+            yield Found("phone", match.start, match.end)
     if region is None:
         return
     for match in PhoneNumberMatcher(text, region, leniency=Leniency.STRICT_GROUPING):
@@ -155,8 +160,10 @@ def _is_phone(number: str, before: str) -> bool:
     """Whether a national number is one: it could be the digits of a decimal, or of an order."""
     main = re.split(r"\s*(?:x|ext|#)", number, maxsplit=1, flags=re.IGNORECASE)[0].strip("[(- ")
     dots, others = main.count("."), re.findall(r"[^\d.]", main)
-    if re.search(r"(?:\d[.,]|ISBN(?:-10)?:? ?)$", before) or (
-        dots and ")" not in main and (dots == 1 or others)
+    if (
+        _SUM.match(number)
+        or re.search(r"(?:\d[.,]|ISBN(?:-10)?:? ?)$", before)
+        or (dots and ")" not in main and (dots == 1 or others))
     ):
         return False
     return bool(dots or others or _CUE.search(before))

@@ -103,6 +103,22 @@ def test_among_many_texts_the_same_is_found_as_by_looking_at_all() -> None:
     assert missed <= 0.02 * hits
 
 
+def test_in_a_template_filled_in_near_ones_are_found_though_all_are_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(near_text, "_REACH", 8)
+    lot = random.Random(5)
+    names = ["".join(lot.choices("bcdfghklmnprstaeiou", k=7)) for _ in range(900)]
+    texts = [
+        f"a beautiful photo of the {a} {b} near {c}"
+        for a, b, c in zip(*[iter(names)] * 3, strict=True)
+    ]
+    seen = NearTexts(0.8)
+    assert [seen.add(i, signature(text)) for i, text in enumerate(texts)] == [None] * 300
+    found = [seen.add(-1, signature(text + "!")) for text in texts]
+    assert sum(got == i for i, got in enumerate(found)) >= 297
+
+
 @pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])
 def test_short_texts_are_near_only_when_equal(threshold: float) -> None:
     seen = NearTexts(threshold)
