@@ -10,46 +10,36 @@ and ``manifest.read_sample(shard, i)``.
 from __future__ import annotations
 
 import difflib
-import glob
 import hashlib
 import json
-import logging
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from mmfm.data.index import (
-    IndexHeader,
-    ShardIndex,
-    cache_path,
-    find_index,
-    index_path,
-    read_header,
-    restrict,
-)
+from mmfm.data.index import IndexHeader, ShardIndex, find_index, index_path, read_header, restrict
 from mmfm.data.lru import Lru
-from mmfm.data.remote import (
-    FetchError,
-    RemoteConfig,
+from mmfm.data.plain_tars import describes_file, find_tars, make_index
+from mmfm.data.remote import FetchError, RemoteConfig
+from mmfm.data.remote_shards import RemoteShards, read_manifest
+from mmfm.data.shard_cache import CacheConfig
+from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
+from mmfm.data.urls import (
+    expand,
+    folder_of,
     has_scheme,
     hide,
-    is_http,
     is_url,
     join,
     local_path,
+    shard_names,
 )
-from mmfm.data.remote_shards import RemoteShards, expand, read_manifest, shard_names
-from mmfm.data.shard_cache import CacheConfig
-from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
 
 __all__ = ["Manifest", "Shard", "ShardIndex", "build_index", "index_path", "make_index"]
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -172,7 +162,7 @@ class Manifest:
                 f"{path} has no {MANIFEST}, so it has no splits ({', '.join(splits)}): leave the"
                 " splits out, or name the tars of one split by a pattern"
             )
-        return cls._from_tars(_find_tars(path))
+        return cls._from_tars(find_tars(path))
 
     @classmethod
     def _open_url(
@@ -185,11 +175,11 @@ class Manifest:
             names = shard_names(urls)
             shards, headers = RemoteShards.of_tars(urls, endings, cache, remote)
             found = [
-                Shard(name, _shown(url), h.bytes, h.sha256, h.samples, h.modality_sets)
-                for name, h in zip(names, headers, strict=True)
+                Shard(name, _folder(u, name), h.bytes, h.sha256, h.samples, h.modality_sets)
+                for u, name, h in zip(urls, names, headers, strict=True)
             ]
             return cls(found, plain_endings=endings, remote=shards)
-        folder = _folder_of(url)
+        folder = folder_of(url, MANIFEST)
         try:
             text = read_manifest(join(folder, MANIFEST), remote)
         except FetchError as error:
@@ -233,7 +223,7 @@ class Manifest:
         folder = Path(os.path.commonpath([t.parent for t in tars]))
         shards = []
         for tar in tars:
-            found = find_index(tar, partial(_describes_file, tar, endings_text(endings)))
+            found = find_index(tar, partial(describes_file, tar, endings_text(endings)))
             header = read_header(found) if found else make_index(tar, endings).header
             name = tar.relative_to(folder).as_posix()
             size, sha256, sets = header.bytes, header.sha256, header.modality_sets
@@ -320,7 +310,7 @@ class Manifest:
             return False
 
     def prefetch(self, shard: int, stop: threading.Event) -> None:
-        """Bring a shard at a URL into the cache, with its index; `StoppedError` when `stop` is set."""
+        """Bring a shard at a URL and its index into the cache; StoppedError when `stop` is set."""
         if self.remote is not None:
             whole = self.shards[shard] if self._whole is None else self._whole.shards[shard]
             self.remote.fetch(shard, partial(_describes_shard, whole), stop)
@@ -333,47 +323,18 @@ class Manifest:
         return self.__dict__ | {"_files": Lru(FILES_HELD)}
 
 
-def make_index(tar: Path, endings: Endings | None = None) -> ShardIndex:
-    """Build the index of `tar` and keep it beside the tar, else in the user's cache.
-
-    Where neither can be written it is only returned, with a warning.
-    """
-    logger.info("indexing %s", tar)
-    index = build_index(tar, endings)
-    for path in (index_path(tar), cache_path(tar)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            index.save(path)
-            return index
-        except OSError:
-            continue
-    logger.warning("the index of %s can't be kept, neither beside it nor in the user's cache", tar)
-    return index
-
-
-def _describes_file(tar: Path, endings: str, header: IndexHeader) -> bool:
-    """Whether an index was made of this very file; its content is not read again to find out."""
-    stat = tar.stat()
-    same_file = (header.bytes, header.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    return same_file and header.endings == endings
-
-
 def _describes_shard(shard: Shard, header: IndexHeader) -> bool:
     """Whether an index is that of the shard in the manifest."""
     same_tar = (header.bytes, header.sha256) == (shard.bytes, shard.sha256)
     return same_tar and header.modality_sets == shard.modality_sets
 
 
+def _folder(url: str, name: str) -> str:
+    return hide(url).removesuffix(name).rstrip("/")
+
+
 def _shown(path: str) -> str:
     return hide(path) if is_url(path) else path
-
-
-def _folder_of(url: str) -> str:
-    """The URL of the folder of a manifest, where `url` is either."""
-    if is_http(url):
-        split = urlsplit(url)
-        return split._replace(path=split.path.removesuffix(f"/{MANIFEST}")).geturl()
-    return url.removesuffix(f"/{MANIFEST}")
 
 
 def _shard(entry: Mapping[str, Any], folder: str) -> Shard:
@@ -402,29 +363,3 @@ def _check_size(shard: Shard, manifest: Path) -> None:
             f"shard {shard.path} has {size} bytes, {manifest} says {shard.bytes}: it was cut or"
             " changed. Copy it again, or make the data set again"
         )
-
-
-def _find_tars(path: str) -> list[Path]:
-    """The tars that `path` names, each once, in order."""
-    if Path(path).is_dir():
-        tars: Iterable[Path] = sorted(Path(path).glob("*.tar"))
-    elif "{" in path and not Path(path).exists():
-        from webdataset.shardlists import expand_urls  # late: it takes a second to import
-
-        tars = [tar for part in expand_urls(path) for tar in _match(part)]
-    else:
-        tars = _match(path)
-    unique = list(dict.fromkeys(t.absolute() for t in tars))
-    if not unique:
-        raise ValueError(
-            f"no data at {path}: neither a {MANIFEST} nor a .tar. Name a folder, a tar or a pattern"
-        )
-    return unique
-
-
-def _match(path: str) -> list[Path]:
-    if Path(path).exists() or not glob.has_magic(path):
-        if not Path(path).is_file():
-            raise ValueError(f"there is no data at {path}")
-        return [Path(path)]
-    return sorted(Path(p) for p in glob.glob(path, recursive=True))

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 BLOCKS = 2
 """Blocks of each stream that are in the cache: the one that is read and the next."""
+_INDEX_BYTES = 64
+"""Of an index, for each sample."""
 _JOIN_S = 5.0
 
 
@@ -67,7 +69,7 @@ class Prefetcher:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *details: object) -> None:
         self._stop.set()
         for _ in self._threads:
             self._queue.put(None)
@@ -86,8 +88,8 @@ class Prefetcher:
             remote = self.order.sources[source][1].remote
             assert remote is not None
             remote.release(shard)
-        for in_turn in itertools.zip_longest(*blocks):  # one shard of each stream
-            for wanted in filter(None, in_turn):
+        for wanted in itertools.chain.from_iterable(itertools.zip_longest(*blocks)):
+            if wanted is not None:  # one shard of each stream in turn
                 self._queue.put(wanted)
 
     def _draws(self, stratum: int, stream: int) -> int:
@@ -96,13 +98,9 @@ class Prefetcher:
 
     def _blocks(self, stratum: int, stream: int) -> list[_Wanted]:
         """The shards of the block that the stream is in, then those of the next."""
-        position = self._draws(stratum, stream)
-        found = []
-        for number in range(BLOCKS):
-            shards, position = self.order.block(stratum, stream, position)
-            found += [_Wanted(stratum, stream, shard, position) for shard in shards]
-            if number == 0:
-                self._until[stratum, stream] = position
+        blocks = _ahead(self.order, stratum, stream, self._draws(stratum, stream))
+        found = [_Wanted(stratum, stream, shard, end) for shards, end in blocks for shard in shards]
+        self._until[stratum, stream] = blocks[0][1]
         source = self.order.strata[stratum].source
         self._held[stratum, stream] = {(source, wanted.shard) for wanted in found}
         return found
@@ -119,6 +117,15 @@ class Prefetcher:
                 logger.warning("not fetched ahead: %s", error)
 
 
+def _ahead(order: Order, stratum: int, stream: int, draw: int) -> list[tuple[list[int], int]]:
+    """The shards of the block of a draw and of those after it, each with the draw that ends it."""
+    blocks = []
+    for _ in range(BLOCKS):
+        shards, draw = order.block(stratum, stream, draw)
+        blocks.append((shards, draw))
+    return blocks
+
+
 def check_cache(order: Order, cache: CacheConfig, world_size: int) -> None:
     """ConfigError where `cache` can't hold what the streams of a node read and fetch at once."""
     streams = order.streams * local_ranks(world_size) // world_size
@@ -126,10 +133,14 @@ def check_cache(order: Order, cache: CacheConfig, world_size: int) -> None:
     for number, stratum in enumerate(order.strata):
         if stratum.manifest.remote is None:
             continue
-        sizes = np.array([stratum.manifest.shards[s].bytes for s in stratum.shards], np.int64)
-        # No block of a stream has more shards than the first, unless the stratum is dealt.
-        most = max(len(order.block(number, stream, 0)[0]) for stream in range(order.streams))
-        count = min(len(sizes), streams * BLOCKS * most)
+        shards = [stratum.manifest.shards[number] for number in stratum.shards]
+        sizes = np.array([s.bytes + _INDEX_BYTES * s.samples for s in shards], np.int64)
+        # No two blocks of a stream have more shards than its first two.
+        most = max(
+            len({shard for shards, _ in _ahead(order, number, stream, 0) for shard in shards})
+            for stream in range(order.streams)
+        )
+        count = min(len(sizes), streams * most)
         held = int(np.sort(sizes)[-count:].sum())
         need += held
         parts.append(

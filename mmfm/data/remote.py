@@ -1,44 +1,29 @@
-"""Files at URLs: streamed, tried again, checked, and no secret of a URL in any message.
+"""Files at URLs: fetched with limits on silence, tried again, checked; no secret of a URL is told.
 
-http and https are read in this process; every other scheme by webdataset's `gopen`, whose commands
-(gsutil, ais, curl) are stopped when they fall silent. ``s3:`` and ``hdfs:``, for which `gopen` has
-nothing, go through the commands in `COMMANDS`. ``pipe:`` runs a shell command: whoever lets a URL
-in decides whether it may be one (`is_url`, `join`).
+with open("shard.tar", "w+b") as file:
+    fetch("https://host/data/000.tar", file, RemoteConfig(), sha256="…")
 """
 
 from __future__ import annotations
 
-import base64
 import errno
 import hashlib
-import os
 import random
-import re
-import select
-import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from http.client import HTTPException, InvalidURL
+from http.client import HTTPException
 from typing import IO, Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
-COMMANDS = {
-    "s3": ("aws", "s3", "cp", "--only-show-errors", "{url}", "-"),
-    "hdfs": ("hdfs", "dfs", "-cat", "{url}"),
-}
+from mmfm.data.openers import FinalError, open_url
+from mmfm.data.urls import hide
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 SILENCE_BYTES = 1024
 """A server that sends less than this within `timeout_s` counts as silent."""
-_CHUNK = 1 << 18
-_TRY_AGAIN = (408, 425, 429)
 _pauses = random.Random()  # its own: the global generators belong to the run
-_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 
 
 class FetchError(ValueError):
@@ -47,10 +32,6 @@ class FetchError(ValueError):
 
 class StoppedError(Exception):
     """The fetch was called off by its `stop`."""
-
-
-class _FinalError(Exception):
-    """Another try would end the same."""
 
 
 class _WrongContentError(Exception):
@@ -106,50 +87,6 @@ class Traffic:
         return Traffic, ()
 
 
-def is_url(path: str) -> bool:
-    """Whether `path` names no local file: ``scheme://…`` or ``pipe:…``; a ``file:`` is local."""
-    scheme = _SCHEME.match(path)
-    return path.startswith("pipe:") or bool(
-        scheme and path[scheme.end() :].startswith("//") and scheme[0].lower() != "file:"
-    )
-
-
-def local_path(path: str) -> str:
-    """`path` without ``file:``."""
-    if not path.startswith("file:"):
-        return path
-    split = urlsplit(path)
-    if split.netloc not in ("", "localhost"):
-        raise ValueError(f"{path}: a file: URL has no host; write file:///folder")
-    return unquote(split.path)
-
-
-def has_scheme(name: str) -> bool:
-    """Whether an opener could take `name` for a URL or a command."""
-    return bool(_SCHEME.match(name))
-
-
-def hide(url: str) -> str:
-    """`url` without what may be secret: user, password, query; of a command only its first word."""
-    if url.startswith("pipe:"):
-        return f"pipe:{(url[5:].split() or [''])[0]} …"
-    split = urlsplit(url)
-    return urlunsplit((split.scheme, split.netloc.rpartition("@")[2], split.path, "", ""))
-
-
-def is_http(url: str) -> bool:
-    return url.lower().startswith(("http://", "https://"))
-
-
-def join(folder: str, name: str) -> str:
-    """The URL of the file `name`, a relative path, below `folder`; a query is kept (a token)."""
-    if not is_http(folder):
-        return f"{folder.rstrip('/')}/{name}"
-    split = urlsplit(folder)
-    path = f"{split.path.rstrip('/')}/{quote(name, errors='surrogateescape')}"
-    return urlunsplit((split.scheme, split.netloc, path, split.query, ""))
-
-
 def fetch(
     url: str,
     file: IO[bytes],
@@ -166,8 +103,8 @@ def fetch(
 
     `size`, `sha256`: what it must have, where known; `announce` hears the size that a server tells
     where none is. `check` raises ValueError where what `file` now holds is wrong, FetchError where
-    another try is in vain. FetchError after the last try, at once where none can help; StoppedError when
-    `stop` is set.
+    another try is in vain. FetchError after the last try, at once where none can help; StoppedError
+    when `stop` is set.
     """
     traffic, stop = traffic or Traffic(), stop or threading.Event()
     wrong: object = None
@@ -190,7 +127,7 @@ def fetch(
             except ValueError as error:
                 raise _WrongContentError(str(error), digest) from None
             return
-        except _FinalError as error:
+        except FinalError as error:
             reason = error
             break
         except _WrongContentError as error:
@@ -228,7 +165,7 @@ def _receive(
     """One try; the sha256 of what came."""
     file.seek(0)
     digest, got, marked = hashlib.sha256(), 0, 0
-    with (_open_http if is_http(url) else _open_other)(url, timeout_s) as (length, read):
+    with open_url(url, timeout_s) as (length, read):
         if size is None and length is not None:
             announce(length)
         elif length not in (None, size):
@@ -254,88 +191,3 @@ def _receive(
     file.truncate()
     file.flush()
     return digest.hexdigest()
-
-
-Opened = tuple[int | None, Callable[[], bytes]]
-"""The size, where it is told, and what reads the next bytes: none at the end."""
-
-
-@contextmanager
-def _open_http(url: str, timeout_s: float) -> Iterator[Opened]:
-    split = urlsplit(url)
-    secret, _, host = split.netloc.rpartition("@")
-    request = urllib.request.Request(split._replace(netloc=host, fragment="").geturl())
-    if secret:  # a redirect to another server does not take it along
-        encoded = base64.b64encode(unquote(secret).encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {encoded}")
-    try:
-        response = urllib.request.urlopen(request, timeout=timeout_s)
-    except urllib.error.HTTPError as error:
-        error.close()
-        told = f"HTTP {error.code} {error.reason}"
-        if error.code < 500 and error.code not in _TRY_AGAIN:
-            raise _FinalError(told) from None
-        raise OSError(told) from None
-    except urllib.error.URLError as error:
-        raise error.reason if isinstance(error.reason, OSError) else error from None
-    except InvalidURL:
-        raise _FinalError("the URL has blanks or other characters that must be quoted") from None
-    with response:
-        told = response.headers.get("Content-Length", "")
-        length = int(told) if told.isdecimal() else None
-        left = length
-
-        def read() -> bytes:
-            nonlocal left
-            chunk: bytes = b"" if left == 0 else response.read1(_CHUNK)
-            left = None if left is None else left - len(chunk)
-            return chunk
-
-        yield length, read
-
-
-@contextmanager
-def _open_other(url: str, timeout_s: float) -> Iterator[Opened]:
-    from webdataset.gopen import Pipe, gopen, gopen_schemes  # late: it takes a second to import
-
-    scheme = url.partition(":")[0]
-    try:
-        if scheme in COMMANDS and scheme not in gopen_schemes:
-            opened = Pipe([w.format(url=url) for w in COMMANDS[scheme]], mode="rb", bufsize=8192)
-        else:
-            opened = gopen(url, "rb")
-    except FileNotFoundError as error:
-        raise _FinalError(
-            f"{error.filename or error} is not there: install it, or mend PATH"
-        ) from None
-    except (ValueError, ImportError) as error:
-        raise _FinalError(str(error)) from None
-    except Exception as error:  # an opener may bring errors of its own
-        raise OSError(f"{type(error).__name__}: {error}") from None
-    if not isinstance(opened, Pipe):
-        with opened:
-            yield None, partial(opened.read, _CHUNK)
-        return
-    opened.timeout = timeout_s
-    try:
-        yield None, partial(_read_pipe, opened.stream.fileno(), timeout_s)
-    except BaseException:
-        opened.proc.kill()
-        opened.ignore_errors = True
-        raise
-    finally:
-        try:
-            opened.close()
-        except subprocess.TimeoutExpired:
-            opened.proc.kill()
-            raise OSError("its command does not end") from None
-        except OSError:  # its text has the command with all its secrets
-            raise OSError(f"its command ended with status {opened.status}") from None
-
-
-def _read_pipe(descriptor: int, timeout_s: float) -> bytes:
-    waiting = select.poll()
-    waiting.register(descriptor, select.POLLIN)
-    if not waiting.poll(timeout_s * 1000):
-        raise TimeoutError
-    return os.read(descriptor, _CHUNK)

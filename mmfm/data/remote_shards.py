@@ -11,7 +11,6 @@ import hashlib
 import io
 import logging
 import os
-import posixpath
 import re
 import threading
 import time
@@ -20,18 +19,19 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from mmfm.data.index import IndexHeader, ShardIndex
-from mmfm.data.remote import FetchError, RemoteConfig, Traffic, fetch, hide, is_http, join
+from mmfm.data.remote import FetchError, RemoteConfig, Traffic, fetch
 from mmfm.data.shard_cache import CacheConfig, Partial, ShardCache
 from mmfm.data.tar import Endings, build_index, endings_text
+from mmfm.data.urls import hide, index_url, is_http, join
 
 logger = logging.getLogger(__name__)
 
 Matches = Callable[[IndexHeader], bool]
 _MANIFEST_BYTES = 1 << 30
 _INDEX_BYTES = 1 << 28
+_PLAIN = "url-"
 _SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -81,7 +81,7 @@ class RemoteShards:
         cls, urls: Sequence[str], endings: Endings, cache: CacheConfig, remote: RemoteConfig
     ) -> tuple[RemoteShards, list[IndexHeader]]:
         """Plain tars and what their indexes say; a tar without one is fetched to make it."""
-        keys = [f"url-{hashlib.sha256(url.encode()).hexdigest()}" for url in urls]
+        keys = [f"{_PLAIN}{hashlib.sha256(url.encode()).hexdigest()}" for url in urls]
         shards = [RemoteShard(u, k) for u, k in zip(urls, keys, strict=True)]
         opened = cls(shards, cache, remote, endings)
         told = endings_text(endings)
@@ -118,7 +118,8 @@ class RemoteShards:
     def index(self, number: int, matches: Matches) -> ShardIndex:
         """The index of a shard, whose header `matches`."""
         shard = self.shards[number]
-        name = f"{shard.key}.idx"
+        # The index of a plain tar may have cost a fetch of the whole tar: it stays in the cache.
+        name = f"{shard.key}.index" if shard.key.startswith(_PLAIN) else f"{shard.key}.idx"
         index = self._kept_index(name, matches)
         if index is None and not shard.url.startswith("pipe:"):
             index = self._fetch_index(shard, name, matches)
@@ -149,7 +150,7 @@ class RemoteShards:
 
     def _fetch_index(self, shard: RemoteShard, name: str, matches: Matches) -> ShardIndex | None:
         """The index from beside the tar; None where there is none of this very tar."""
-        url = _beside(shard.url)
+        url = index_url(shard.url)
         # A command's failure does not say whether the file is missing: one try must do.
         remote = self.remote if is_http(url) else replace(self.remote, retries=0)
 
@@ -241,43 +242,6 @@ def read_manifest(url: str, remote: RemoteConfig) -> bytes:
     file = io.BytesIO()
     fetch(url, file, remote, announce=_at_most(_MANIFEST_BYTES))
     return file.getvalue()
-
-
-def expand(pattern: str) -> list[str]:
-    """The URLs of a brace pattern, or of several joined by ``::``."""
-    from webdataset.shardlists import expand_urls  # late: it takes a second to import
-
-    return list(dict.fromkeys(expand_urls(pattern)))
-
-
-def shard_names(urls: Sequence[str]) -> list[str]:
-    """Their paths below the folder that they share, as for local tars; of a command, that of the
-    last .tar it names. ValueError where two would be the same.
-    """
-    paths = [_path_in(url, number) for number, url in enumerate(urls)]
-    folder = posixpath.commonpath([posixpath.dirname(path) for path in paths])
-    names = [posixpath.relpath(path, folder or ".") for path in paths]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two of the URLs mean a shard {twice!r}: give them different names")
-    return names
-
-
-def _path_in(url: str, number: int) -> str:
-    if url.startswith("pipe:"):
-        words = re.findall(r"[^\s'\"]+\.tar\b", url)
-        url = words[-1] if words else f"{number:06d}.tar"
-    split = urlsplit(url)
-    path = unquote(split.path) if is_http(url) else split.path
-    return (split.netloc.rpartition("@")[2] + path).lstrip("/")
-
-
-def _beside(url: str) -> str:
-    """The URL of the index of the tar at `url`."""
-    if not is_http(url):
-        return f"{url}.idx"
-    split = urlsplit(url)
-    return split._replace(path=f"{split.path}.idx").geturl()
 
 
 def _index_of(tar: str | Path, url: str, endings: Endings | None) -> ShardIndex:

@@ -3,8 +3,8 @@
 ``cache.add(name, size, fill)`` fetches a file that is not there, once however many processes ask;
 ``cache.open(name)`` is a descriptor of one that is. A file is written as ``.<name>.partial`` and
 renamed when it is whole. Its writer holds a lock on it, so what a killed process leaves is known by
-having none, and is taken over or deleted. What was opened longest ago is deleted when room is
-needed; a descriptor stays readable all the same.
+having none, and is taken over or deleted. The shards and indexes that were opened longest ago are
+deleted when room is needed; a descriptor stays readable all the same.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ from typing import IO
 
 from mmfm.data.remote import FetchError
 
-_POLL_S = 0.05
 GB = 10**9
+EVICTED = (".tar", ".idx")
+"""Files with other endings are neither counted nor deleted."""
+_POLL_S = 0.05
 
 
 @dataclass(kw_only=True)
@@ -59,7 +61,7 @@ class Partial:
 
 
 class ShardCache:
-    """Files by name in `folder`, at most `max_bytes` together. It can be sent to a worker."""
+    """Files by name in `folder`, at most `max_bytes` of those that `EVICTED` names."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
@@ -135,8 +137,8 @@ class ShardCache:
         """Evict until `size` bytes fit beside the rest; give them to `descriptor` if they do."""
         with self._locked():
             files, others = self._scan(own)
-            over = others + sum(f[2] for f in files) + size - self.max_bytes
-            for _, _, held, path in sorted(files):
+            over = others + sum(f[1] for f in files) + size - self.max_bytes
+            for _, held, path in sorted(files):
                 if over <= 0:
                     break
                 path.unlink(missing_ok=True)
@@ -145,18 +147,15 @@ class ShardCache:
                 os.ftruncate(descriptor, size)
             return over <= 0
 
-    def _scan(self, own: Path) -> tuple[list[tuple[bool, int, int, Path]], int]:
-        """(is an index, last use, bytes, path) of each file, and the bytes of partial ones.
-
-        Shards come before indexes, which are small and dear where a tar must be read for them.
-        """
+    def _scan(self, own: Path) -> tuple[list[tuple[int, int, Path]], int]:
+        """(last use, bytes, path) of each file that may go, and the bytes of partial ones."""
         files, partial = [], 0
         for entry in os.scandir(self.folder):
             path = Path(entry.path)
             with suppress(FileNotFoundError):  # renamed meanwhile: it is counted next time
-                if path.suffix in (".tar", ".idx"):
+                if path.suffix in EVICTED:
                     stat = path.stat()
-                    files.append((path.suffix == ".idx", stat.st_mtime_ns, stat.st_size, path))
+                    files.append((stat.st_mtime_ns, stat.st_size, path))
                 elif path.suffix == ".partial" and path != own and not _delete_if_dead(path):
                     partial += path.stat().st_size
         return files, partial
