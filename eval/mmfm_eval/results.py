@@ -105,6 +105,8 @@ def protocol(
             name: {**source, "path": digests[name]} for name, source in resolved["sources"].items()
         },
     }
+    for transport in ("cache", "remote"):
+        del same_place[transport]
     shared = {"suite": same_place, "mmfm": metadata.version("mmfm"), "libraries": versions}
     own = {"checkpoint": checkpoint_sha256, "preprocessing": preprocessing, "device": device}
     return {

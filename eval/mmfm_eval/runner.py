@@ -163,7 +163,9 @@ def open_sources(suite: SuiteConfig) -> dict[str, Manifest]:
     manifests = {}
     for name, source in suite.sources.items():
         try:
-            manifests[name] = Manifest.open(source.path, source.splits, source.modalities)
+            manifests[name] = Manifest.open(
+                source.path, source.splits, source.modalities, suite.cache, suite.remote
+            )
         except ValueError as error:
             raise ValueError(f"sources.{name}: {error}") from None
     return manifests

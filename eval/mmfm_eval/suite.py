@@ -14,10 +14,12 @@ Each task's ``type`` names a module below `mmfm_eval.tasks`, or with dots any ot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from mmfm.config import Component
+from mmfm.data.remote import RemoteConfig
+from mmfm.data.shard_cache import CacheConfig
 
 TASKS = "mmfm_eval.tasks"
 
@@ -47,6 +49,9 @@ class SuiteConfig:
     batch_size: int = 64
     workers: int = 0
     feature_cache: str = "cache/features"
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    """How shards at a URL are kept and fetched."""
 
     def __post_init__(self) -> None:
         if not self.name.strip() or "/" in self.name or self.name.startswith("."):

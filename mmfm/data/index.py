@@ -90,18 +90,19 @@ class ShardIndex:
         header = dataclasses.replace(self.header, modality_sets=sets)
         return dataclasses.replace(self, header=header, set_codes=codes)
 
+    def to_bytes(self) -> bytes:
+        """The content of an index file."""
+        head = json.dumps(dataclasses.asdict(self.header), ensure_ascii=True).encode()
+        head += b" " * (-(len(head) + 1) % 8) + b"\n"  # the arrays start on a multiple of 8
+        arrays = [a.astype("<i8").tobytes() for a in (self.offsets, self.sizes, self.key_ends)]
+        return b"".join([head, *arrays, self.set_codes.astype("<u2").tobytes(), self.key_bytes])
+
     def save(self, path: str | Path) -> None:
         """Write the index to `path`, whole or not at all."""
         path = Path(path)
-        head = json.dumps(dataclasses.asdict(self.header), ensure_ascii=True).encode()
-        head += b" " * (-(len(head) + 1) % 8) + b"\n"  # the arrays start on a multiple of 8
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
             try:
-                file.write(head)
-                for array in (self.offsets, self.sizes, self.key_ends):
-                    file.write(array.astype("<i8").tobytes())
-                file.write(self.set_codes.astype("<u2").tobytes())
-                file.write(self.key_bytes)
+                file.write(self.to_bytes())
                 file.close()
                 os.chmod(file.name, 0o644)  # a temporary file is private, the data set is not
                 os.replace(file.name, path)

@@ -2,39 +2,44 @@
 
 ``Manifest.open(path, splits=["train"])`` takes a folder with `manifest.json`, a folder of plain
 WebDataset tars, one tar, or a brace or glob pattern. Plain tars are indexed at first opening; the
-index is kept beside each tar, or in the user's cache folder where that can't be written. No shard
-is opened before it is needed: ``manifest.index(shard)`` and ``manifest.read_sample(shard, i)``.
+index is kept beside each tar, or in the user's cache folder where that can't be written. A path may
+be a URL (docs/remote-data.md). No shard is opened before it is needed: ``manifest.index(shard)``
+and ``manifest.read_sample(shard, i)``.
 """
 
 from __future__ import annotations
 
 import difflib
-import glob
 import hashlib
 import json
-import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
-from mmfm.data.index import (
-    IndexHeader,
-    ShardIndex,
-    cache_path,
-    find_index,
-    index_path,
-    read_header,
-    restrict,
-)
+from mmfm.data.index import IndexHeader, ShardIndex, find_index, index_path, read_header, restrict
 from mmfm.data.lru import Lru
+from mmfm.data.plain_tars import describes_file, find_tars, make_index
+from mmfm.data.remote import FetchError, RemoteConfig
+from mmfm.data.remote_shards import RemoteShards, read_manifest
+from mmfm.data.shard_cache import CacheConfig
 from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
+from mmfm.data.urls import (
+    expand,
+    folder_of,
+    has_scheme,
+    hide,
+    is_url,
+    join,
+    local_path,
+    shard_names,
+)
 
 __all__ = ["Manifest", "Shard", "ShardIndex", "build_index", "index_path", "make_index"]
-
-logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -45,7 +50,10 @@ FILES_HELD = 64
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One tar. `name` is its path below `folder`; `modality_sets`: samples by modality set."""
+    """One tar. `name` is its path below `folder`; `modality_sets`: samples by modality set.
+
+    `folder` of a shard at a URL is for messages: it has no password and no query.
+    """
 
     name: str
     folder: str
@@ -58,6 +66,11 @@ class Shard:
     @property
     def path(self) -> Path:
         return Path(self.folder, self.name)
+
+    @property
+    def place(self) -> str:
+        """Where it is, for messages."""
+        return f"{self.folder}/{self.name}"
 
 
 class Manifest:
@@ -73,8 +86,10 @@ class Manifest:
         label_names: Mapping[str, Sequence[str]] | None = None,
         splits: Sequence[str] = (),
         plain_endings: Endings | None = None,
+        remote: RemoteShards | None = None,
     ) -> None:
         self.shards = list(shards)
+        self.remote = remote
         self.modalities: tuple[str, ...] | None = None
         self._whole: Manifest | None = None
         self.label_names = {k: list(v) for k, v in (label_names or {}).items()}
@@ -90,25 +105,35 @@ class Manifest:
         path: str | Path,
         splits: Sequence[str] | None = None,
         modalities: Sequence[str] | None = None,
+        cache: CacheConfig | None = None,
+        remote: RemoteConfig | None = None,
     ) -> Manifest:
         """Open the data set at `path`, restricted to `splits` where given.
 
         `modalities`: only these exist; what else the samples have is not there for any reader.
-        `ValueError` where there is nothing, where a shard is missing or has another size than the
-        manifest says, and for an unknown split or a modality that no sample has.
+        `cache`, `remote`: how shards at a URL are kept and fetched. `ValueError` where there is
+        nothing, where a shard is missing or has another size than the manifest says, and for an
+        unknown split or a modality that no sample has.
         """
-        opened = cls._open(path, splits)
-        return opened if modalities is None else opened._restricted(path, modalities)
+        if is_url(str(path)):
+            opened = cls._open_url(
+                str(path), splits, cache or CacheConfig(), remote or RemoteConfig()
+            )
+        else:
+            opened = cls._open(local_path(str(path)), splits)
+        return opened if modalities is None else opened._restricted(str(path), modalities)
 
-    def _restricted(self, path: str | Path, modalities: Sequence[str]) -> Manifest:
+    def _restricted(self, path: str, modalities: Sequence[str]) -> Manifest:
         there = {m for s in self.shards for name in s.modality_sets for m in name.split("+")} - {""}
         unknown = sorted(set(modalities) - there)
         if unknown or not modalities:
             raise ValueError(
-                f"modalities = {list(modalities)}: the samples of {path} have "
+                f"modalities = {list(modalities)}: the samples of {_shown(path)} have "
                 f"{', '.join(sorted(there))}"
             )
-        other = Manifest(self.shards, self.label_names, self.splits, self._plain_endings)
+        other = Manifest(
+            self.shards, self.label_names, self.splits, self._plain_endings, self.remote
+        )
         other.modalities = tuple(modalities)
         for number, shard in enumerate(self.shards):
             sets: dict[str, int] = {}
@@ -120,11 +145,14 @@ class Manifest:
         return other
 
     @classmethod
-    def _open(cls, path: str | Path, splits: Sequence[str] | None) -> Manifest:
+    def _open(cls, path: str, splits: Sequence[str] | None) -> Manifest:
         where = Path(path)
         file = where if where.name == MANIFEST else where / MANIFEST
         if file.is_file():
-            return cls._from_json(file, splits)
+            opened = cls._from_json(file.read_bytes(), str(file), str(file.parent), splits)
+            for shard in opened.shards:
+                _check_size(shard, file)
+            return opened
         if where.name == MANIFEST:
             raise ValueError(f"there is no manifest {where}")
         if splits and not where.exists():
@@ -134,17 +162,48 @@ class Manifest:
                 f"{path} has no {MANIFEST}, so it has no splits ({', '.join(splits)}): leave the"
                 " splits out, or name the tars of one split by a pattern"
             )
-        return cls._from_tars(_find_tars(str(path)))
+        return cls._from_tars(find_tars(path))
 
     @classmethod
-    def _from_json(cls, file: Path, splits: Sequence[str] | None) -> Manifest:
+    def _open_url(
+        cls, url: str, splits: Sequence[str] | None, cache: CacheConfig, remote: RemoteConfig
+    ) -> Manifest:
+        if url.startswith("pipe:") or urlsplit(url).path.endswith(".tar"):
+            if splits:
+                raise ValueError(f"{hide(url)}: only a {MANIFEST} has splits: leave them out")
+            endings, urls = modality_endings(), expand(url)
+            names = shard_names(urls)
+            shards, headers = RemoteShards.of_tars(urls, endings, cache, remote)
+            found = [
+                Shard(name, _folder(u, name), h.bytes, h.sha256, h.samples, h.modality_sets)
+                for u, name, h in zip(urls, names, headers, strict=True)
+            ]
+            return cls(found, plain_endings=endings, remote=shards)
+        folder = folder_of(url, MANIFEST)
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
+            text = read_manifest(join(folder, MANIFEST), remote)
+        except FetchError as error:
+            raise FetchError(
+                f"there is no manifest: {error}. Name a folder with a {MANIFEST}, or the tars by a"
+                f" pattern: {hide(folder)}/{{000..099}}.tar"
+            ) from None
+        opened = cls._from_json(text, join(hide(folder), MANIFEST), hide(folder), splits)
+        files = [(s.name, s.bytes, s.sha256) for s in opened.shards]
+        opened.remote = RemoteShards.of_manifest(folder, files, cache, remote)
+        return opened
+
+    @classmethod
+    def _from_json(
+        cls, text: bytes, file: str, folder: str, splits: Sequence[str] | None
+    ) -> Manifest:
+        """The shards of the manifest `file`, whose content is `text`, below `folder`."""
+        try:
+            data = json.loads(text)
             if data.get("format") != FORMAT:
                 raise ValueError(f"format {data.get('format')!r}, this version reads {FORMAT}")
             names = [str(s) for s in data["splits"]]
             labels = {str(k): [str(n) for n in v] for k, v in data.get("labels", {}).items()}
-            shards = [_shard(entry, file.parent) for entry in data["shards"]]
+            shards = [_shard(entry, folder) for entry in data["shards"]]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"manifest {file} can't be read: {error!r}. Make it again") from None
         for split in splits or ():
@@ -156,8 +215,6 @@ class Manifest:
             shards = [s for s in shards if s.split in splits]
         if not shards:
             raise ValueError(f"{file} lists no shards{f' of {splits}' if splits else ''}")
-        for shard in shards:
-            _check_size(shard, file)
         return cls(shards, labels, names)
 
     @classmethod
@@ -166,7 +223,7 @@ class Manifest:
         folder = Path(os.path.commonpath([t.parent for t in tars]))
         shards = []
         for tar in tars:
-            found = find_index(tar, partial(_describes_file, tar, endings_text(endings)))
+            found = find_index(tar, partial(describes_file, tar, endings_text(endings)))
             header = read_header(found) if found else make_index(tar, endings).header
             name = tar.relative_to(folder).as_posix()
             size, sha256, sets = header.bytes, header.sha256, header.modality_sets
@@ -189,14 +246,14 @@ class Manifest:
 
     def _load_restricted(self, shard: int) -> ShardIndex:
         if self._whole is None or self.modalities is None:
-            return self._load_index(self.shards[shard])
+            return self._load_index(shard)
         return self._whole.index(shard).restricted(self.modalities)
 
-    def _load_index(self, shard: Shard) -> ShardIndex:
-        def is_of(header: IndexHeader) -> bool:
-            same_tar = (header.bytes, header.sha256) == (shard.bytes, shard.sha256)
-            return same_tar and header.modality_sets == shard.modality_sets
-
+    def _load_index(self, number: int) -> ShardIndex:
+        shard = self.shards[number]
+        is_of = partial(_describes_shard, shard)
+        if self.remote is not None:
+            return self.remote.index(number, is_of)
         path = shard.path
         found = find_index(path, is_of)
         if found:
@@ -222,19 +279,41 @@ class Manifest:
         `ValueError` where the tar is not what its index describes.
         """
         index = self.index(shard)
-        path, offset, size = self.shards[shard].path, int(index.offsets[i]), int(index.sizes[i])
+        offset, size = int(index.offsets[i]), int(index.sizes[i])
+        place = self.shards[shard].place
         try:
-            file = self._files.get(shard, lambda: open(path, "rb", buffering=0))  # noqa: SIM115
-            # One call that moves no file position, so threads and forked workers may share it.
-            data = os.pread(file.fileno(), size, offset)
+            data = self._read(shard, offset, size)
         except OSError as error:
-            raise ValueError(f"shard {path} can't be read at byte {offset}: {error}") from None
+            raise ValueError(f"shard {place} can't be read at byte {offset}: {error}") from None
         try:
             if len(data) < size:
                 raise ValueError(f"the file ends after {len(data)} of {size} bytes")
             return parse_run(data, index.key(i))
         except ValueError as error:
-            raise ValueError(f"shard {path}, sample at byte {offset}: {error}") from None
+            raise ValueError(f"shard {place}, sample at byte {offset}: {error}") from None
+
+    def _read(self, shard: int, offset: int, size: int) -> bytes:
+        if self.remote is not None:
+            return self.remote.read(shard, offset, size)
+        path = self.shards[shard].path
+        file = self._files.get(shard, lambda: open(path, "rb", buffering=0))  # noqa: SIM115
+        # One call that moves no file position, so threads and forked workers may share it.
+        return os.pread(file.fileno(), size, offset)
+
+    def is_whole(self, shard: int) -> bool:
+        """Whether the shard is there in full, so that only a sample in it can be damaged."""
+        if self.remote is not None:  # it was checked when it came
+            return True
+        try:
+            return self.shards[shard].path.stat().st_size == self.shards[shard].bytes
+        except OSError:
+            return False
+
+    def prefetch(self, shard: int, stop: threading.Event) -> None:
+        """Bring a shard at a URL and its index into the cache; StoppedError when `stop` is set."""
+        if self.remote is not None:
+            whole = self.shards[shard] if self._whole is None else self._whole.shards[shard]
+            self.remote.fetch(shard, partial(_describes_shard, whole), stop)
 
     def __len__(self) -> int:
         """Samples in all shards."""
@@ -244,42 +323,31 @@ class Manifest:
         return self.__dict__ | {"_files": Lru(FILES_HELD)}
 
 
-def make_index(tar: Path, endings: Endings | None = None) -> ShardIndex:
-    """Build the index of `tar` and keep it beside the tar, else in the user's cache.
-
-    Where neither can be written it is only returned, with a warning.
-    """
-    logger.info("indexing %s", tar)
-    index = build_index(tar, endings)
-    for path in (index_path(tar), cache_path(tar)):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            index.save(path)
-            return index
-        except OSError:
-            continue
-    logger.warning("the index of %s can't be kept, neither beside it nor in the user's cache", tar)
-    return index
+def _describes_shard(shard: Shard, header: IndexHeader) -> bool:
+    """Whether an index is that of the shard in the manifest."""
+    same_tar = (header.bytes, header.sha256) == (shard.bytes, shard.sha256)
+    return same_tar and header.modality_sets == shard.modality_sets
 
 
-def _describes_file(tar: Path, endings: str, header: IndexHeader) -> bool:
-    """Whether an index was made of this very file; its content is not read again to find out."""
-    stat = tar.stat()
-    same_file = (header.bytes, header.mtime_ns) == (stat.st_size, stat.st_mtime_ns)
-    return same_file and header.endings == endings
+def _folder(url: str, name: str) -> str:
+    return hide(url).removesuffix(name).rstrip("/")
 
 
-def _shard(entry: Mapping[str, Any], folder: Path) -> Shard:
+def _shown(path: str) -> str:
+    return hide(path) if is_url(path) else path
+
+
+def _shard(entry: Mapping[str, Any], folder: str) -> Shard:
     name = str(entry["name"])
     pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or not name:
+    if pure.is_absolute() or ".." in pure.parts or not name or has_scheme(name):
         raise ValueError(f"shard name {name!r} leads out of the manifest's folder")
     sets = {str(k): int(v) for k, v in entry["modality_sets"].items()}
     samples, split = int(entry["samples"]), str(entry["split"])
     if sum(sets.values()) != samples or min(sets.values(), default=0) < 0:
         raise ValueError(f"shard {name}: {samples} samples, but by modality set {sets}")
     size, sha256 = int(entry["bytes"]), str(entry["sha256"])
-    return Shard(name, str(folder), size, sha256, samples, sets, split)
+    return Shard(name, folder, size, sha256, samples, sets, split)
 
 
 def _check_size(shard: Shard, manifest: Path) -> None:
@@ -295,29 +363,3 @@ def _check_size(shard: Shard, manifest: Path) -> None:
             f"shard {shard.path} has {size} bytes, {manifest} says {shard.bytes}: it was cut or"
             " changed. Copy it again, or make the data set again"
         )
-
-
-def _find_tars(path: str) -> list[Path]:
-    """The tars that `path` names, each once, in order."""
-    if Path(path).is_dir():
-        tars: Iterable[Path] = sorted(Path(path).glob("*.tar"))
-    elif "{" in path and not Path(path).exists():
-        from webdataset.shardlists import expand_urls  # late: it takes a second to import
-
-        tars = [tar for part in expand_urls(path) for tar in _match(part)]
-    else:
-        tars = _match(path)
-    unique = list(dict.fromkeys(t.absolute() for t in tars))
-    if not unique:
-        raise ValueError(
-            f"no data at {path}: neither a {MANIFEST} nor a .tar. Name a folder, a tar or a pattern"
-        )
-    return unique
-
-
-def _match(path: str) -> list[Path]:
-    if Path(path).exists() or not glob.has_magic(path):
-        if not Path(path).is_file():
-            raise ValueError(f"there is no data at {path}")
-        return [Path(path)]
-    return sorted(Path(p) for p in glob.glob(path, recursive=True))

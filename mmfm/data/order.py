@@ -218,6 +218,20 @@ class Order:
         found = self._draw(draw.stratum, draw.stream, draw.position + max(1, ahead) + attempt)
         return dataclasses.replace(found, seed=draw.seed)
 
+    def block(self, number: int, stream: int, position: int) -> tuple[list[int], int]:
+        """The shards among which draw `position` of stratum `number` is mixed, and the first
+        position after them; of a dealt stratum all, and the position an epoch's draws ahead.
+        """
+        stratum = self.strata[number]
+        if self._dealt(stratum):
+            return stratum.shards.tolist(), position + -(-stratum.samples // self.streams)
+        low, high = self._bounds(stratum, stream)
+        epoch, at = divmod(position, high - low)
+        part = self._part(number, stream, epoch)
+        first, last = self._block_at(part, at)
+        shards = stratum.ends.searchsorted(part.starts[first : last + 1], side="right")
+        return stratum.shards[shards].tolist(), epoch * (high - low) + int(part.ends[last])
+
     def _dealt(self, stratum: Stratum) -> bool:
         return stratum.samples < DEALT_BELOW * self.streams
 
@@ -241,17 +255,24 @@ class Order:
 
     def _item(self, number: int, stream: int, epoch: int, at: int) -> int:
         """The stratum's sample that place `at` of an epoch of a stream's part holds."""
-        part = self._parts.get(
-            (number, stream, epoch), lambda: self._shuffled_part(number, stream, epoch)
-        )
-        block = int(part.ends.searchsorted(at, side="right")) // self.block_shards
-        first = block * self.block_shards
-        last = min(first + self.block_shards, len(part.ends)) - 1
+        part = self._part(number, stream, epoch)
+        first, last = self._block_at(part, at)
         start, end = int(part.ends[first - 1]) if first else 0, int(part.ends[last])
-        key = hash_ints(self.seed, _BLOCK, number, stream, epoch, block)
+        key = hash_ints(self.seed, _BLOCK, number, stream, epoch, first // self.block_shards)
         place = start + permute(key, end - start, at - start)
         piece = int(part.ends.searchsorted(place, side="right"))
         return int(part.starts[piece]) + place - (int(part.ends[piece - 1]) if piece else 0)
+
+    def _block_at(self, part: _Part, at: int) -> tuple[int, int]:
+        """The first and the last piece of the block of place `at`."""
+        block = int(part.ends.searchsorted(at, side="right")) // self.block_shards
+        first = block * self.block_shards
+        return first, min(first + self.block_shards, len(part.ends)) - 1
+
+    def _part(self, number: int, stream: int, epoch: int) -> _Part:
+        return self._parts.get(
+            (number, stream, epoch), lambda: self._shuffled_part(number, stream, epoch)
+        )
 
     def _shuffled_part(self, number: int, stream: int, epoch: int) -> _Part:
         stratum = self.strata[number]

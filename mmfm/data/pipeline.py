@@ -26,8 +26,11 @@ from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.loading import load
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Draw, Order
+from mmfm.data.prefetch import Prefetcher, check_cache
 from mmfm.data.quarantine import BadRecord, Quarantine
 from mmfm.data.reader import SampleReader
+from mmfm.data.remote import RemoteConfig, Traffic
+from mmfm.data.shard_cache import CacheConfig
 from mmfm.data.transforms.base import BadSample
 from mmfm.types import Batch
 
@@ -38,7 +41,8 @@ MAX_REPLACEMENTS = 64
 
 @dataclass(kw_only=True)
 class SourceConfig:
-    """One data set. `path`, `splits`, `modalities`: what `Manifest.open` takes.
+    """One data set. `path`, `splits`, `modalities`: what `Manifest.open` takes; `path` may be a
+    URL.
 
     `weight`: its share, relative to the other sources' (unset: its number of samples).
     `masked_view`: whether its samples enter the masked view; false spares the time where masked
@@ -69,6 +73,9 @@ class DataConfig:
     max_sample_bytes: int = 200_000_000
     max_bad_share: float = 0.01
     """A run stops when more than this share of the samples it has read were bad."""
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    remote: RemoteConfig = field(default_factory=RemoteConfig)
+    """How shards at a URL are kept and fetched."""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -83,7 +90,9 @@ class DataConfig:
         opened = []
         for name, source in self.sources.items():
             try:
-                manifest = Manifest.open(source.path, source.splits, source.modalities)
+                manifest = Manifest.open(
+                    source.path, source.splits, source.modalities, self.cache, self.remote
+                )
             except ValueError as error:
                 raise ConfigError(f"data.sources.{name}: {error}") from None
             opened.append((name, manifest, source.weight))
@@ -91,11 +100,14 @@ class DataConfig:
 
 
 class _Made(NamedTuple):
-    """A micro-batch, what was bad on the way to it, and how many samples were read for it."""
+    """A micro-batch, what was bad on the way to it, how many samples were read for it, and what was
+    fetched by this process since the last one.
+    """
 
     batch: Batch
     bad: list[BadRecord]
     read: int
+    traffic: list[dict[str, Any]]
 
 
 class _MicroBatches:
@@ -123,7 +135,8 @@ class _MicroBatches:
             for stream in self.streams[number]
             for draw in self.order.stream_slots(step, stream)
         ]
-        return _Made(collate(samples, self.decoder.transforms), bad, len(samples) + len(bad))
+        batch = collate(samples, self.decoder.transforms)
+        return _Made(batch, bad, len(samples) + len(bad), _take_traffic(self.reader))
 
     def _sample(self, draw: Draw, bad: list[BadRecord]) -> Sample:
         """The sample of a place, or the first good one of those that may replace it."""
@@ -179,6 +192,7 @@ class Pipeline:
             sources, seed, config.streams, size, config.block_shards, config.allow_rare_strata
         )
         self.order.check_world_size(world_size)
+        check_cache(self.order, config.cache, world_size)
         self._check_modalities(specs)
         self._groups = _stream_groups(self.order, rank, world_size, micro_batch_size)
         self.micro_batch_size = len(self._groups[0]) * self.order.slots
@@ -188,6 +202,7 @@ class Pipeline:
             )
         self.samples_seen = samples_seen
         self.samples_read = 0
+        self._traffic = Traffic()
         self._quarantine = Quarantine(quarantine, rank)
         self._pin_memory = pin_memory
         transforms = build_transforms(specs, config.transforms)
@@ -204,6 +219,15 @@ class Pipeline:
         """Bad samples of this rank by reason, of the `samples_read` since this object was made."""
         return self._quarantine.counts
 
+    @property
+    def traffic(self) -> Traffic:
+        """What this rank has fetched of shards at URLs, by its workers and ahead of them, since
+        this object was made. `waited_s` sums over the workers.
+        """
+        for taken in _take_traffic(self._dataset.reader):
+            self._traffic.add(**taken)
+        return self._traffic
+
     def __iter__(self) -> Iterator[list[Batch]]:
         """Steps from `samples_seen` on; after each, `samples_seen` counts it."""
         first = self.samples_seen // self.config.global_batch_size
@@ -214,17 +238,20 @@ class Pipeline:
             prefetch=self.config.prefetch,
             pin_memory=self._pin_memory,
         )
-        step = first
-        while True:
-            micro_batches = []
-            for _ in self._groups:
-                result = next(made)
-                self.samples_read += result.read
-                self._quarantine.add(result.bad, step)
-                micro_batches.append(result.batch)
-            step += 1
-            self.samples_seen = step * self.config.global_batch_size
-            yield micro_batches
+        streams = [stream for group in self._groups for stream in group]
+        with Prefetcher(self.order, streams, self.config.remote.connections) as ahead:
+            for step in itertools.count(first):
+                ahead.advance(step)
+                micro_batches = []
+                for _ in self._groups:
+                    result = next(made)
+                    self.samples_read += result.read
+                    self._quarantine.add(result.bad, step)
+                    for taken in result.traffic:
+                        self._traffic.add(**taken)
+                    micro_batches.append(result.batch)
+                self.samples_seen = (step + 1) * self.config.global_batch_size
+                yield micro_batches
 
     def _check_modalities(self, specs: Mapping[str, Any]) -> None:
         """Refuse data that have nothing for the model; name the strata that have nothing for it."""
@@ -253,6 +280,12 @@ def _stream_groups(
         )
     count = size // order.slots
     return [streams[i : i + count] for i in range(0, len(streams), count)]
+
+
+def _take_traffic(reader: SampleReader) -> list[dict[str, Any]]:
+    """What was fetched by this process for each source at a URL since the last call."""
+    remotes = [manifest.remote for _, manifest in reader.sources if manifest.remote is not None]
+    return [remote.traffic.take() for remote in remotes]
 
 
 def _tasks(first_step: int, micro_batches: int) -> Iterator[tuple[int, int]]:

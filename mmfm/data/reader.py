@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-from mmfm.data.manifest import Manifest, Shard
+from mmfm.data.manifest import Manifest
+from mmfm.data.remote import FetchError
 from mmfm.data.transforms.base import BadSample
 
 
@@ -51,8 +52,10 @@ class SampleReader:
             raise BadSample("sample too large", place, f"{size} bytes")
         try:
             files = manifest.read_sample(shard, index)
+        except FetchError:
+            raise
         except ValueError as error:
-            if not _whole(manifest.shards[shard]):
+            if not manifest.is_whole(shard):
                 raise
             raise BadSample("tar member damaged", place, str(error)) from None
         try:
@@ -76,14 +79,6 @@ def hash63(text: str) -> int:
     return (
         int.from_bytes(blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big") >> 1
     )
-
-
-def _whole(shard: Shard) -> bool:
-    """Whether the shard is there in full, so that only one sample in it is damaged."""
-    try:
-        return shard.path.stat().st_size == shard.bytes
-    except OSError:
-        return False
 
 
 def _metadata(files: dict[str, bytes]) -> dict[str, Any]:

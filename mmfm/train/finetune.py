@@ -60,7 +60,7 @@ def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:
     items = getattr(recipe.head, "items", None)
     if isinstance(items, ItemsConfig):
         check_histories(recipe)
-        return HISTORY, item_ids(items)
+        return HISTORY, item_ids(items, recipe.data)
     field = getattr(recipe.head, "label", None)
     if field is None:
         return None

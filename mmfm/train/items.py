@@ -9,6 +9,7 @@ import torch
 from mmfm import distributed
 from mmfm.config import ConfigError
 from mmfm.data.manifest import Manifest
+from mmfm.data.pipeline import DataConfig
 from mmfm.data.reader import SampleReader
 from mmfm.data.sequential import NO_MODALITY, SequentialData
 from mmfm.feature_caching import open_caches
@@ -20,19 +21,19 @@ from mmfm.train.recipe import FinetuneConfig
 BATCH_SIZE = 64
 
 
-def open_items(items: ItemsConfig) -> Manifest:
+def open_items(items: ItemsConfig, data: DataConfig) -> Manifest:
     """The data set of the items; ConfigError where it can't be opened."""
     try:
-        return Manifest.open(items.path, items.splits)
+        return Manifest.open(items.path, items.splits, cache=data.cache, remote=data.remote)
     except ValueError as error:
         raise ConfigError(f"head.items: {error}") from None
 
 
-def item_ids(items: ItemsConfig) -> list[str]:
+def item_ids(items: ItemsConfig, data: DataConfig) -> list[str]:
     """The ids of all items in the order of the shards; ConfigError where one can't be read or
     comes twice.
     """
-    manifest = open_items(items)
+    manifest = open_items(items, data)
     reader = SampleReader([("items", manifest)])
     ids: dict[str, None] = {}
     for shard, described in enumerate(manifest.shards):
@@ -64,7 +65,7 @@ def encode_items(task: FinetuneTask, recipe: FinetuneConfig) -> None:
     assert isinstance(head, RecommendationHead)
     if not head.modalities:
         return
-    sources = [("items", open_items(recipe.head.items))]
+    sources = [("items", open_items(recipe.head.items, recipe.data))]
     transforms = {m: t for m, t in recipe.data.transforms.items() if m in task.model.specs}
     caches = open_caches(
         task.model, sources, Path(recipe.run.feature_cache), transforms=transforms, train=False

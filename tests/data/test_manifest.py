@@ -19,6 +19,7 @@ import webdataset
 
 import mmfm.data.transforms
 from mmfm.data import manifest as manifest_module
+from mmfm.data import plain_tars
 from mmfm.data.index import ShardIndex, cache_path, index_path, read_header
 from mmfm.data.manifest import Manifest, build_index
 from mmfm.data.order import Order
@@ -460,7 +461,7 @@ def test_plain_tars_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
         built.append(path)
         return build_index(path, endings)
 
-    monkeypatch.setattr(manifest_module, "build_index", counted)
+    monkeypatch.setattr(plain_tars, "build_index", counted)
     for _ in range(3):
         assert Manifest.open(tmp_path).index(0).keys[0] == "000"
     assert built == [tar]
