@@ -79,6 +79,10 @@ def make(
         raise
     shutil.rmtree(work, ignore_errors=True)
     show_leaks(manifest["leaks"], config.shared_by_design, manifest["ambiguous"], console)
+    if isinstance(config, FilesSource) and not config.drop_leaks:
+        shared = [kinds for split in manifest["leaks"].values() for kinds in split.items()]
+        if any(kind != "group" and n["same_group"] + n["other_group"] for kind, n in shared):
+            say("--drop-leaks leaves what is held out out of train")
     total = sum(manifest["totals"].values())
     seconds = time.monotonic() - start
     say(f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s")

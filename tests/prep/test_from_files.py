@@ -245,10 +245,14 @@ def test_filters_and_duplicates_by_kind(tmp_path: Path) -> None:
     }
 
 
-def test_the_newest_are_held_out_and_leaks_dropped(tmp_path: Path) -> None:
+def test_leaks_are_told_and_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.csv").write_text("t,s\none,train\nTwo,train\ntwo,val\n")
     words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", "split=s"]
-    assert make(*words, "--drop-leaks") == 0
+    assert make(*words) == 0
+    assert "--drop-leaks leaves" in capsys.readouterr().err
+    assert make(*words, "--drop-leaks") == 2  # other options
+    assert make(*words, "--drop-leaks", "--force") == 0
+    assert "--drop-leaks leaves" not in capsys.readouterr().err
     manifest, found = dataset(tmp_path / "out")
     assert {f["texts"]["en"][0]: f["split"] for f in found.values()} == {
         "one": "train", "two": "val",
