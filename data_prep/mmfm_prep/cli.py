@@ -8,6 +8,8 @@
     mmfm data make my_package.my_source data/mine    # a source of your own
     mmfm data weights minilm data/weights/minilm     # a pretrained encoder, as a folder
     mmfm data inspect data/emoji                     # what is in it
+    mmfm data verify data/emoji                      # whether all of it can be read
+    mmfm data index tars --manifest                  # of WebDataset tars that you have
 
 Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
 """
@@ -99,6 +101,26 @@ def _parser() -> argparse.ArgumentParser:
     inspect = commands.add_parser("inspect", help="show what a dataset holds")
     inspect.add_argument("folder", metavar="DIR", type=Path)
     inspect.set_defaults(run=_inspect)
+
+    verify = commands.add_parser("verify", help="find what is damaged, missing or there twice")
+    verify.add_argument("folder", metavar="DIR", type=Path)
+    verify.add_argument("--fast", action="store_true", help="decode no picture, sound or text")
+    verify.add_argument("--workers", type=int, help="processes (default: as many as cores)")
+    verify.set_defaults(run=_verify)
+
+    index = commands.add_parser("index", help="index plain tars, and list them in a manifest")
+    index.add_argument("folder", metavar="DIR", type=Path)
+    index.add_argument("--manifest", action="store_true", help="write manifest.json beside them")
+    index.add_argument(
+        "--split",
+        metavar="NAME=PATTERN",
+        action="append",
+        default=[],
+        help="the tars of a split: --split 'val=val-*.tar' (default: one split, train)",
+    )
+    index.add_argument("--licence", default="unknown", help="for the manifest")
+    index.add_argument("--workers", type=int, help="processes (default: as many as cores)")
+    index.set_defaults(run=_index)
     return parser
 
 
@@ -134,6 +156,31 @@ def _inspect(args: argparse.Namespace) -> None:
     from mmfm_prep.inspect import inspect
 
     inspect(args.folder)
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from mmfm_prep.parallel import Execution
+    from mmfm_prep.verify import verify
+
+    found = verify(args.folder, decode=not args.fast, execution=Execution(args.workers))
+    if found:
+        raise PrepError(f"{args.folder} has {found:,} problems")
+
+
+def _index(args: argparse.Namespace) -> None:
+    from mmfm_prep.index import index, parse_splits
+    from mmfm_prep.parallel import Execution
+
+    splits = parse_splits(args.split)
+    if splits and not args.manifest:
+        raise PrepError("--split is for the manifest: add --manifest")
+    index(
+        args.folder,
+        manifest=args.manifest,
+        splits=splits,
+        licence=args.licence,
+        execution=Execution(args.workers),
+    )
 
 
 if __name__ == "__main__":

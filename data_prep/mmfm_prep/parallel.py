@@ -45,11 +45,14 @@ class Execution:
             raise PrepError(f"--workers {self.workers} must be at least 1")
 
 
+ALL_CORES = Execution()
+
+
 def ordered_map(
     function: Callable[[T], R],
     items: Iterable[T],
     chunk: int = 16,
-    execution: Execution = Execution(),
+    execution: Execution = ALL_CORES,
 ) -> Iterator[R]:
     """``map(function, items)`` in several processes, in the order of `items`, which are read only a
     few chunks ahead.

@@ -46,6 +46,31 @@ class Config:
         return TextTransform(self, tokenizer, from_spec(spec, "max_length", int, "text"))
 
 
+def contents(files: Mapping[str, bytes], meta: Mapping[str, Any], config: Config) -> list[bytes]:
+    """The texts of a sample in UTF-8, tidy, at least one. Raises BadSample if there is none."""
+    if META_KEY in meta:
+        first = config.caption == "first_of_language"
+        found = _texts(meta[META_KEY], config.languages, first)
+    elif "txt" in files:
+        try:
+            found = [files["txt"].decode("utf-8")]
+        except UnicodeDecodeError:
+            raise BadSample("text not in UTF-8") from None
+    else:
+        raise BadSample("text missing")
+    if not found:
+        raise BadSample("text missing", detail=f"none in {config.languages or META_KEY}")
+    texts = [clean for text in found if (clean := unicodedata.normalize("NFC", text).strip())]
+    if not texts:
+        raise BadSample("text empty")
+    if max(map(len, texts)) > config.max_characters:
+        raise BadSample("text too long", detail=f"{max(map(len, texts))} characters")
+    try:
+        return [text.encode("utf-8") for text in texts]
+    except UnicodeEncodeError:  # JSON can hold half a surrogate pair
+        raise BadSample("text not in UTF-8") from None
+
+
 @dataclass
 class TextTransform(Transform):
     """See the module; `decode` gives [L] int64 with L <= max_length, a content is the text in
@@ -69,27 +94,7 @@ class TextTransform(Transform):
         return contents[int(rng.integers(len(contents)))] if draw else contents[0]
 
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
-        if META_KEY in meta:
-            first = self.config.caption == "first_of_language"
-            found = _texts(meta[META_KEY], self.config.languages, first)
-        elif "txt" in files:
-            try:
-                found = [files["txt"].decode("utf-8")]
-            except UnicodeDecodeError:
-                raise BadSample("text not in UTF-8") from None
-        else:
-            raise BadSample("text missing")
-        if not found:
-            raise BadSample("text missing", detail=f"none in {self.config.languages or META_KEY}")
-        texts = [clean for text in found if (clean := unicodedata.normalize("NFC", text).strip())]
-        if not texts:
-            raise BadSample("text empty")
-        if max(map(len, texts)) > self.config.max_characters:
-            raise BadSample("text too long", detail=f"{max(map(len, texts))} characters")
-        try:
-            return [text.encode("utf-8") for text in texts]
-        except UnicodeEncodeError:  # JSON can hold half a surrogate pair
-            raise BadSample("text not in UTF-8") from None
+        return contents(files, meta, self.config)
 
     def content_of_object(self, item: Any) -> bytes:
         """Of a text as a string."""
