@@ -9,6 +9,8 @@
     mmfm data weights minilm data/weights/minilm     # a pretrained encoder, as a folder
     mmfm data inspect data/emoji                     # what is in it
     mmfm data verify data/emoji                      # whether all of it can be read
+    mmfm data stats data/emoji                       # numbers to set a recipe by
+    mmfm data tokenizer data/emoji data/tokenizer    # of its texts
     mmfm data index tars --manifest                  # of WebDataset tars that you have
 
 Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
@@ -100,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="show what a dataset holds")
     inspect.add_argument("folder", metavar="DIR", type=Path)
+    inspect.add_argument("--html", type=Path, metavar="FILE", help="write a page to look at")
+    inspect.add_argument(
+        "--samples", type=int, default=24, help="how many of each split the page shows (24)"
+    )
+    inspect.add_argument("--seed", type=int, default=0, help="of the draw of these samples")
     inspect.set_defaults(run=_inspect)
 
     verify = commands.add_parser("verify", help="find what is damaged, missing or there twice")
@@ -121,6 +128,21 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("--licence", default="unknown", help="for the manifest")
     index.add_argument("--workers", type=int, help="processes (default: as many as cores)")
     index.set_defaults(run=_index)
+    stats = commands.add_parser("stats", help="numbers to set a recipe by")
+    stats.add_argument("folder", metavar="DIR", type=Path)
+    stats.add_argument("--size", type=int, default=224, help="of pictures for mean and std (224)")
+    stats.add_argument("--tokenizer", help="a folder or name: counts texts in its tokens")
+    stats.add_argument("--json", type=Path, metavar="FILE", help="write the numbers, too")
+    stats.add_argument("--workers", type=int, help="processes (default: as many as cores)")
+    stats.set_defaults(run=_stats)
+
+    tokenizer = commands.add_parser("tokenizer", help="train a tokenizer on a dataset's texts")
+    tokenizer.add_argument("folder", metavar="DIR", type=Path)
+    tokenizer.add_argument("out", metavar="OUT", type=Path, help="the folder to make")
+    tokenizer.add_argument("--vocab-size", type=int, default=8000, help="tokens (8000)")
+    tokenizer.add_argument("--splits", nargs="+", help="default: all that aren't held out")
+    tokenizer.add_argument("--languages", nargs="+", help="default: all")
+    tokenizer.set_defaults(run=_tokenizer)
     return parser
 
 
@@ -155,7 +177,7 @@ def _weights(args: argparse.Namespace) -> None:
 def _inspect(args: argparse.Namespace) -> None:
     from mmfm_prep.inspect import inspect
 
-    inspect(args.folder)
+    inspect(args.folder, args.html, args.samples, args.seed)
 
 
 def _verify(args: argparse.Namespace) -> None:
@@ -180,6 +202,33 @@ def _index(args: argparse.Namespace) -> None:
         splits=splits,
         licence=args.licence,
         execution=Execution(args.workers),
+    )
+
+
+def _stats(args: argparse.Namespace) -> None:
+    from mmfm_prep.parallel import Execution
+    from mmfm_prep.stats import stats
+
+    if args.size < 1:
+        raise PrepError(f"--size {args.size} must be at least 1")
+    stats(
+        args.folder,
+        size=args.size,
+        tokenizer=args.tokenizer,
+        output=args.json,
+        execution=Execution(args.workers),
+    )
+
+
+def _tokenizer(args: argparse.Namespace) -> None:
+    from mmfm_prep.train_tokenizer import train_tokenizer
+
+    train_tokenizer(
+        args.folder,
+        args.out,
+        vocab_size=args.vocab_size,
+        splits=args.splits,
+        languages=args.languages,
     )
 
 

@@ -11,8 +11,8 @@ import pytest
 from mmfm.data.manifest import Manifest
 from mmfm_prep.cli import main
 from mmfm_prep.errors import PrepError
-from mmfm_prep.inspect import read_samples
 from mmfm_prep.sources import movielens
+from tests.prep.reading import read_samples
 
 ITEMS = """item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq
 1\tToy Story\t1995\tAnimation Children's Comedy

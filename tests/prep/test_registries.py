@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from mmfm_prep.cli import main
-from mmfm_prep.inspect import read_samples
+from tests.prep.reading import read_samples
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ import soundfile
 from PIL import Image
 
 from mmfm.data.tokenizer import load_tokenizer
-from mmfm_prep.inspect import read_samples
 from mmfm_prep.make import make
 from mmfm_prep.sources.synthetic import Config
 from mmfm_prep.things import COLOURS, PITCHES, SHAPES, Thing, captions, draw, play
+from tests.prep.reading import read_samples
 
 SMALL = {"train_samples": 80, "val_samples": 40}
 

@@ -1,0 +1,42 @@
+"""Shows what a dataset holds: what ``mmfm data inspect`` does.
+
+    mmfm data inspect data/shop                       # tables
+    mmfm data inspect data/shop --html shop.html      # and a page to look at, in one file
+
+Reads every sample, of a dataset with a manifest or of any folder of WebDataset tars, and prints
+counts per split and modality set, sizes, durations, labels, texts and words, what is missing, what
+was left out when it was made, and what the held-out splits share with the others.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from mmfm_prep.dataset import Dataset
+from mmfm_prep.inspect.page import Contact, write_page
+from mmfm_prep.inspect.summary import Summary
+from mmfm_prep.inspect.tables import show
+from mmfm_prep.progress import say, track
+
+_WIDTH = 120  # a pipe has no width, and 80 columns would break the names of splits
+
+
+def inspect(folder: Path, html: Path | None = None, samples: int = 24, seed: int = 0) -> Summary:
+    """Print what the dataset in `folder` holds, to stdout, and write a page with so many `samples`
+    of each split, drawn by `seed`, to the file `html`. PrepError where there is none.
+    """
+    dataset = Dataset.open(folder)
+    summary = Summary()
+    contact = Contact(samples if html else 0, seed)
+    for sample in track(dataset.samples(), "read samples", len(dataset.manifest)):
+        summary.add(sample)
+        contact.offer(sample)
+    width = None if sys.stdout.isatty() else _WIDTH
+    show(summary, dataset.about, Console(highlight=False, width=width))
+    if html:
+        write_page(html, dataset, summary, contact)
+        say(f"page: {html}")
+    return summary
