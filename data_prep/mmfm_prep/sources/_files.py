@@ -11,7 +11,7 @@ from mmfm_prep.errors import PrepError
 from mmfm_prep.progress import say
 
 _TRIED = 100
-_LOOKED_AT = 10_000  # folders, for one that has the file
+_LOOKED_AT = 5000  # folders, for one that has the file
 
 
 class NamedFiles:
@@ -62,13 +62,14 @@ def _is_file(path: Path) -> bool:
 def _elsewhere(path: Path, root: Path) -> tuple[Path, Path] | None:
     """A file near `root` whose path ends as `path` does below it, and the root that it would have.
 
-    Looked for below `root`, then below the folder that holds it.
+    Looked for below `root`, then below the folder that holds it, if that is not the whole disk.
     """
     try:
         name = PurePosixPath(path.relative_to(root))
     except ValueError:
         name = PurePosixPath(path.name)
-    for top in (root, root.absolute().parent):
+    above = root.absolute().parent
+    for top in (root, above) if above != above.parent else (root,):
         for folder in islice(_folders(top), _LOOKED_AT):
             found = folder / name
             if _is_file(found):
