@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,7 +101,7 @@ class FilesSource(Source):
     def _chunks(self) -> Iterator[Chunk]:
         if not self.input.exists():
             raise PrepError(f"there is no {self.input}")
-        return chunks(self.drafts(), self._recipe())
+        return chunks(_first_of_each_id(self.drafts()), self._recipe())
 
     def _recipe(self) -> Recipe:
         return Recipe(
@@ -155,6 +155,18 @@ class FilesSource(Source):
         self.notes["texts"] = counts = {what: n for what, n in sorted(texts.items()) if n}
         if counts:
             say("texts: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
+
+
+def _first_of_each_id(drafts: Iterable[Draft | LeftOut]) -> Iterator[Draft | LeftOut]:
+    """`drafts`, where of those that share an id the first one stays."""
+    seen: set[bytes] = set()
+    for draft in drafts:
+        if isinstance(draft, Draft):
+            digest = hashlib.blake2b(draft.id.encode("utf-8", "replace"), digest_size=12).digest()
+            if digest in seen:
+                draft = LeftOut(draft.place, "id is there already")
+            seen.add(digest)
+        yield draft
 
 
 def _read(spool: Spool, names: list[str], media: bool) -> Iterator[Made | LeftOut]:
