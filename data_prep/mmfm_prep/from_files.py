@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -45,6 +45,8 @@ class FilesSource(Source):
     """
 
     not_recorded: ClassVar[tuple[str, ...]] = ("augment.cache",)
+    repeated_id: ClassVar[str] = "id is there already"
+    """Why the second of two samples with the same id is left out."""
 
     input: Path
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "val": 0.1})
@@ -101,7 +103,18 @@ class FilesSource(Source):
     def _chunks(self) -> Iterator[Chunk]:
         if not self.input.exists():
             raise PrepError(f"there is no {self.input}")
-        return chunks(_first_of_each_id(self.drafts()), self._recipe())
+        return chunks(self._first_of_each_id(), self._recipe())
+
+    def _first_of_each_id(self) -> Iterator[Draft | LeftOut]:
+        seen: set[bytes] = set()
+        for draft in self.drafts():
+            if isinstance(draft, Draft):
+                name = draft.id.encode("utf-8", "replace")
+                digest = hashlib.blake2b(name, digest_size=12).digest()
+                if digest in seen:
+                    draft = LeftOut(draft.place, self.repeated_id)
+                seen.add(digest)
+            yield draft
 
     def _recipe(self) -> Recipe:
         return Recipe(
@@ -155,18 +168,6 @@ class FilesSource(Source):
         self.notes["texts"] = counts = {what: n for what, n in sorted(texts.items()) if n}
         if counts:
             say("texts: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
-
-
-def _first_of_each_id(drafts: Iterable[Draft | LeftOut]) -> Iterator[Draft | LeftOut]:
-    """`drafts`, where of those that share an id the first one stays."""
-    seen: set[bytes] = set()
-    for draft in drafts:
-        if isinstance(draft, Draft):
-            digest = hashlib.blake2b(draft.id.encode("utf-8", "replace"), digest_size=12).digest()
-            if digest in seen:
-                draft = LeftOut(draft.place, "id is there already")
-            seen.add(digest)
-        yield draft
 
 
 def _read(spool: Spool, names: list[str], media: bool) -> Iterator[Made | LeftOut]:

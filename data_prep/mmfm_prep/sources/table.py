@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmfm_prep.draft import Draft, LeftOut, Media
 from mmfm_prep.errors import PrepError
@@ -54,6 +54,10 @@ class Config(FilesSource, Layout):
     collect: bool = False
     root: Path | None = None
 
+    repeated_id: ClassVar[str] = (
+        "id is there already; collect=true makes one sample of such rows, no id= one of each"
+    )
+
     def __post_init__(self) -> None:
         FilesSource.__post_init__(self)
         Layout.__post_init__(self)
@@ -70,7 +74,6 @@ class Config(FilesSource, Layout):
         self._root = self.root or (self.input if self.input.is_dir() else self.input.parent)
         media = [name for name in (self.image, self.audio) if name]
         self._files = {name: NamedFiles(name, self._root) for name in media}
-        self._ids: dict[str, str] = {}
         if self.input.is_dir() and not self.split and not self.split_files:
             self._hint()
         rows = enumerate(read_rows(self.input, self._columns(), self))
@@ -94,7 +97,7 @@ class Config(FilesSource, Layout):
     def _draft(self, place_in_all: int, place: str, row: Row) -> Draft | LeftOut:
         try:
             image, audio = self._media(row, self.image), self._media(row, self.audio)
-            name = self._name(place_in_all, place, row, image or audio)
+            name = self._name(place_in_all, row, image or audio)
             group = one_text(row[self.group], "group") if self.group else ""
             numbers = {column: number(row[column]) for column in self.numbers}
             told = {column: one_text(row[column], column) for column in self.labels}
@@ -119,8 +122,8 @@ class Config(FilesSource, Layout):
         except ValueError as error:
             return LeftOut(place, str(error))
 
-    def _name(self, place_in_all: int, place: str, row: Row, medium: Media) -> str:
-        """The sample's id; ValueError where it is empty, PrepError where another row has it."""
+    def _name(self, place_in_all: int, row: Row, medium: Media) -> str:
+        """The sample's id; ValueError where it is empty."""
         if self.id:
             name = text(row[self.id])
             if not name:
@@ -132,13 +135,6 @@ class Config(FilesSource, Layout):
             return (medium.relative_to(self._root) if inside else medium).as_posix()
         else:
             return f"{self.input.stem}/{place_in_all}"
-        if not self.collect:
-            other = self._ids.setdefault(name, place)
-            if other != place:
-                raise PrepError(
-                    f"{other} and {place} have the same {self.id}, {name!r}: collect=true makes "
-                    "one sample of such rows; without id= each row is one of its own"
-                )
         return name
 
     def _split(self, place: str, row: Row) -> str | None:
