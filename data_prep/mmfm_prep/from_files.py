@@ -7,7 +7,6 @@ doesn't is counted by reason and said at the end.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import tempfile
 from collections import Counter
@@ -177,15 +176,9 @@ def _read(spool: Spool, names: list[str], media: bool) -> Iterator[Made | LeftOu
 
 @contextmanager
 def _folder(work: Path | None) -> Iterator[Path]:
-    """The folder where unfinished work waits, for this process alone."""
-    if work is None:
-        with tempfile.TemporaryDirectory(prefix="mmfm.") as folder:
-            yield Path(folder)
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepError(f"another process is making this dataset, in {work}") from None
+    """The folder where unfinished work waits."""
+    if work is not None:
         yield work
+        return
+    with tempfile.TemporaryDirectory(prefix="mmfm.") as folder:
+        yield Path(folder)
