@@ -66,6 +66,11 @@ class FilesSource(Source):
         """Every sample of the input, in an order that depends on the input and the options only."""
         raise NotImplementedError
 
+    def check_input(self) -> None:
+        """PrepError where there is no input."""
+        if not self.input.exists():
+            raise PrepError(f"there is no {self.input}")
+
     def input_digest(self) -> str:
         """Stands for all that `drafts` gives, the names and sizes of its files included."""
         digest = hashlib.sha256()
@@ -100,8 +105,7 @@ class FilesSource(Source):
         return tuple(sorted(self._splits - {TRAIN}))
 
     def _chunks(self) -> Iterator[Chunk]:
-        if not self.input.exists():
-            raise PrepError(f"there is no {self.input}")
+        self.check_input()
         return chunks(self._first_of_each_id(), self._recipe())
 
     def _first_of_each_id(self) -> Iterator[Draft | LeftOut]:

@@ -47,7 +47,8 @@ def sentences(path: Path, encoding: str) -> Iterator[Sentence]:
     """The sentences of a file. Cells are parted by tabs if there is one in the line, else by white
     space. PrepError where the file isn't in `encoding`.
     """
-    number, documents, document = 0, 0, None
+    documents = 0
+    document: str | None = None
     current: Sentence | None = None
     try:
         with path.open(encoding=encoding) as file:
@@ -74,8 +75,8 @@ def sentences(path: Path, encoding: str) -> Iterator[Sentence]:
                 current.rows.append(cells)
     except UnicodeError:
         raise PrepError(
-            f"{path}:{number + 1}: not {encoding.removesuffix('-sig').upper()}: say what it is, "
-            "e.g. encoding=latin-1"
+            f"{path} is not {encoding.removesuffix('-sig').upper()}: say what it is, e.g. "
+            "encoding=latin-1"
         ) from None
     except LookupError:
         raise PrepError(f"encoding = {encoding!r}: Python knows none of that name") from None
