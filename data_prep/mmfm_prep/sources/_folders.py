@@ -129,9 +129,7 @@ class FolderSource(FilesSource):
         if self._ungrouped and self._ungrouped == files:
             raise PrepError(f"group = {self.group!r} is found in no path of {self.input}")
         if self._ungrouped:
-            say(
-                f"group: not found in {self._ungrouped:,} paths, each of which is a group of its own"
-            )
+            say(f"group: not found in {self._ungrouped:,} paths, each a group of its own")
         if len(self._classes) == 1 and self._inner:
             (name,) = self._classes
             say(f"every {self.label} is {name!r}: class_folder=-1 takes the folder of each file")
