@@ -44,8 +44,8 @@ class FilesSource(Source):
     """
 
     not_recorded: ClassVar[tuple[str, ...]] = ("augment.cache",)
-    repeated_id: ClassVar[str] = "id is there already"
-    """Why the second of two samples with the same id is left out."""
+    same_id_hint: ClassVar[str] = ""
+    """What to do where ids repeat, said once; of samples that share an id the first stays."""
 
     input: Path
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "val": 0.1})
@@ -109,14 +109,18 @@ class FilesSource(Source):
         return chunks(self._first_of_each_id(), self._recipe())
 
     def _first_of_each_id(self) -> Iterator[Draft | LeftOut]:
+        """The drafts, where of those that share an id the first one stays."""
         seen: set[bytes] = set()
+        said = False
         for draft in self.drafts():
             if isinstance(draft, Draft):
-                name = draft.id.encode("utf-8", "replace")
-                digest = hashlib.blake2b(name, digest_size=12).digest()
-                if digest in seen:
-                    draft = LeftOut(draft.place, self.repeated_id)
-                seen.add(digest)
+                digest = hashlib.blake2b(draft.id.encode("utf-8", "replace"), digest_size=12)
+                if digest.digest() in seen:
+                    if self.same_id_hint and not said:
+                        say(f"{draft.place}: id {draft.id!r} is there already; {self.same_id_hint}")
+                    said = True
+                    draft = LeftOut(draft.place, "id is there already")
+                seen.add(digest.digest())
             yield draft
 
     def _recipe(self) -> Recipe:

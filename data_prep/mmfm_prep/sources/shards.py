@@ -63,7 +63,6 @@ class Config(FilesSource):
         self._ignored: Counter[str] = Counter()
         self._unseen = set(self._names())
         self._seen: dict[str, None] = {}
-        self._ids: set[str] = set()
         for number, found in enumerate(self._found()):
             yield self._draft(number, found) if isinstance(found, Found) else found
         if self._unseen and self._seen:
@@ -151,9 +150,6 @@ class Config(FilesSource):
         except ValueError as error:
             return LeftOut(place, str(error))
         self._ignored.update(found.files.keys() - {image, audio, *_TEXTS})
-        if name in self._ids:
-            return LeftOut(place, "id is there already")
-        self._ids.add(name)
         return draft
 
     def _look(self, meta: dict[str, Any]) -> None:

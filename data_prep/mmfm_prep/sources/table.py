@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmfm_prep.draft import Draft, LeftOut, Media
-from mmfm_prep.errors import PrepError
 from mmfm_prep.from_files import FilesSource
 from mmfm_prep.progress import say
 from mmfm_prep.sources._collect import collected
@@ -40,6 +39,8 @@ class Config(FilesSource, Layout):
     `collect`: the rows of one `id` (default: of one path) are one sample with all their texts.
     """
 
+    same_id_hint: ClassVar[str] = "collect=true makes one sample of the rows of an id"
+
     image: str | None = None
     audio: str | None = None
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -53,10 +54,6 @@ class Config(FilesSource, Layout):
     time: str | None = None
     collect: bool = False
     root: Path | None = None
-
-    repeated_id: ClassVar[str] = (
-        "id is there already; collect=true makes one sample of such rows, no id= one of each"
-    )
 
     def __post_init__(self) -> None:
         FilesSource.__post_init__(self)
@@ -117,13 +114,11 @@ class Config(FilesSource, Layout):
                 labels={column: label for column, label in told.items() if label},
                 meta={"numbers": numbers} if numbers else {},
             )
-        except PrepError:
-            raise
         except ValueError as error:
             return LeftOut(place, str(error))
 
     def _name(self, place_in_all: int, row: Row, medium: Media) -> str:
-        """The sample's id; ValueError where it is empty."""
+        """The sample's id; ValueError where there is none."""
         if self.id:
             name = text(row[self.id])
             if not name:

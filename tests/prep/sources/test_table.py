@@ -43,6 +43,14 @@ def test_rows_of_one_sample_must_agree(tmp_path: Path) -> None:
     }
 
 
+def test_an_id_that_is_there_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("n,t\n1,a\n1,b\n1,c\n")
+    assert make("table", tmp_path / "a.csv", tmp_path / "out", "id=n", "texts.en=[t]") == 0
+    told = capsys.readouterr().err
+    assert told.count("a.csv:3: id '1' is there already; collect=true makes one sample") == 1
+    assert "a.csv:4: id" not in told
+
+
 def test_split_by_time(tmp_path: Path) -> None:
     days = ["2020-01-01", "2024-06-01T12:00:00Z", "", "1700000000000", "1500000000", "soon"]
     rows = [{"t": f"text {n}", "at": day} for n, day in enumerate(days)]
