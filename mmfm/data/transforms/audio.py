@@ -27,6 +27,7 @@ ENDINGS = ("flac", "wav", "ogg", "mp3")
 _CROP_ATTEMPTS = 8
 _MAX_CHANNELS = 32
 _SAMPLE_RATES = (1_000, 768_000)
+_MP3_RUN_UP = 9216  # after a seek, an MP3 is noise until the data that frames share are read again
 
 
 @dataclass(kw_only=True)
@@ -143,17 +144,28 @@ class AudioTransform(Transform):
             raise BadSample("audio too long", detail=f"{frames / rate:.1f} s")
         # A little more than needed, so that resampling has its context at the end.
         needed = math.ceil((seconds + 0.05) * rate)
-        spare = max(0, frames - math.ceil(seconds * rate))
+        length = math.ceil(seconds * rate)
+        spare = max(0, frames - length)
         crop = train and self.config.random_crop and spare > 0
         for _ in range(_CROP_ATTEMPTS if crop else 1):  # a long clip may have silent stretches
-            if crop:
-                sound.seek(int(rng.integers(spare + 1)))
-            wave = sound.read(needed, dtype="float32", always_2d=True).mean(axis=1)
+            start = int(rng.integers(spare + 1)) if crop else 0
+            wave = _read_from(sound, start, needed)
             if not np.isfinite(wave).all():
                 raise BadSample("audio not finite")
-            if len(wave) and np.abs(wave).max() >= 10 ** (self.config.silence_db / 20):
+            if crop and len(wave) < length:  # the file told more frames than it has, as an MP3 may
+                spare = max(0, start + len(wave) - length)
+            elif len(wave) and np.abs(wave).max() >= 10 ** (self.config.silence_db / 20):
                 return wave
         raise BadSample("audio silent" if len(wave) else "audio empty")
+
+
+def _read_from(sound: soundfile.SoundFile, start: int, frames: int) -> Any:
+    """`frames` of `sound` from `start` on, mono float32; fewer where it ends."""
+    run_up = min(start, _MP3_RUN_UP) if sound.format == "MP3" else 0
+    sound.seek(start - run_up)
+    # In one go: soundfile seeks after each read, so that the next one would need a run-up again.
+    wave = sound.read(run_up + frames, dtype="float32", always_2d=True)
+    return wave[run_up:].mean(axis=1)
 
 
 def _add_noise(wave: Any, snr_db: float, rng: np.random.Generator) -> Any:
