@@ -31,18 +31,6 @@ PACKAGE = Package(
 FOLDER = "recbole/dataset_example/ml-100k"
 LICENCE = "GroupLens terms of MovieLens 100K: research, cited; else only with their permission"
 
-_ARTICLES = "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|El|Los|Las|Der|Die|Das|De|Det|O|Os"
-_INVERTED = re.compile(rf"([^()]+), ({_ARTICLES})(?=$|[ )])")
-
-
-class Event(NamedTuple):
-    """One rating: who, when (seconds since 1970), in which row of the file, which film."""
-
-    user: int
-    time: int
-    row: int
-    item: int
-
 
 @dataclass(kw_only=True)
 class Config(Source):
@@ -56,80 +44,50 @@ class Config(Source):
 
     def samples(self) -> Iterator[Sample]:
         with zipfile.ZipFile(pip(PACKAGE, self.cache)) as wheel:
-            films = read_table(_text(wheel, "ml-100k.item"))
-            events = read_events(_text(wheel, "ml-100k.inter"))
-        known = {int(film["item_id"]) for film in films}
-        lost = {event.item for event in events} - known
-        if lost:
-            raise PrepError(f"{PACKAGE.file}: films without a title: {sorted(lost)[:5]}")
-        self.notes |= {"films": len(films), "events": len(events)}
+            films = _rows(wheel, "ml-100k.item")
+            events = _rows(wheel, "ml-100k.inter")
+        lost = Lost()
+        found = read_events(events, EventColumns("user_id", "item_id", "timestamp"), lost)
+        if lost.reasons:
+            raise PrepError(f"{PACKAGE.file}: {'; '.join(lost.lines())}")
+        known = {film["item_id"] for film in films}
+        if strange := set(found.items) - known:
+            raise PrepError(f"{PACKAGE.file}: films without a title: {sorted(strange)[:5]}")
+        self.notes |= {"films": len(films), "events": len(found)}
         yield from (_film(film) for film in films)
-        histories: dict[int, list[Event]] = {}
-        for event in sorted(events):
-            histories.setdefault(event.user, []).append(event)
-        yield from (_person(user, history) for user, history in histories.items())
-
-
-def read_table(text: str) -> list[dict[str, str]]:
-    """The rows of a RecBole atomic file: tab-separated, its header names ``field:type``."""
-    lines = text.splitlines()
-    names = [column.split(":")[0] for column in lines[0].split("\t")]
-    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[1:] if line]
-
-
-def read_events(text: str) -> list[Event]:
-    """The interactions, with exact integer times (as 32-bit floats some would change places)."""
-    return [
-        Event(int(row["user_id"]), int(row["timestamp"]), number, int(row["item_id"]))
-        for number, row in enumerate(read_table(text))
-    ]
-
-
-def natural_title(title: str) -> str:
-    """A title as it is said: "Postino, Il (Postman, The)" ▶ "Il Postino (The Postman)"."""
-
-    def turn(match: re.Match[str]) -> str:
-        words, article = match.groups()
-        return f"{article}{'' if article.endswith(chr(39)) else ' '}{words}"
-
-    return _INVERTED.sub(turn, title)
-
-
-def describe(film: dict[str, str]) -> str:
-    """The text of a film: ``Toy Story (1995). Animation, Children's, Comedy``."""
-    year = f" ({film['release_year']})" if film["release_year"] else ""
-    genres = ", ".join(film["class"].split())
-    return f"{natural_title(film['movie_title'])}{year}. {genres}"
+        yield from (_person(person) for person in people(found, in_order(found)))
 
 
 def _film(film: dict[str, str]) -> Sample:
+    year = f" ({film['release_year']})" if film["release_year"] else ""
+    genres = film["class"].split()
     return Sample(
         key=f"{int(film['item_id']):06d}",
         id=f"item/{film['item_id']}",
         group=f"item/{film['item_id']}",
         split="items",
-        texts={"en": [describe(film)]},
+        texts={"en": [describe(film["movie_title"] + year, genres)]},
         source="MovieLens 100K",
         licence=LICENCE,
-        meta={"title": natural_title(film["movie_title"]), "genres": film["class"].split()},
+        meta={"title": natural_title(film["movie_title"]), "genres": genres},
     )
 
 
-def _person(user: int, history: list[Event]) -> Sample:
+def _person(person: Person) -> Sample:
     return Sample(
-        key=f"{user:06d}",
-        id=f"user/{user}",
-        group=f"user/{user}",
+        key=f"{int(person.name):06d}",
+        id=f"user/{person.name}",
+        group=f"user/{person.name}",
         split="users",
-        history=[f"item/{event.item}" for event in history],
+        history=[f"item/{item}" for item in person.items],
         source="MovieLens 100K",
         licence=LICENCE,
-        meta={"times": [event.time for event in history]},
+        meta=person.meta(),
     )
 
 
-def _text(wheel: zipfile.ZipFile, name: str) -> str:
+def _rows(wheel: zipfile.ZipFile, name: str) -> list[Row]:
     try:
-        return wheel.read(f"{FOLDER}/{name}").decode("utf-8")
+        text = wheel.read(f"{FOLDER}/{name}").decode("utf-8")
     except KeyError:
         raise PrepError(f"{PACKAGE.file} holds no {FOLDER}/{name}") from None

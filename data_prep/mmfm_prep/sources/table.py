@@ -16,8 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmfm_prep.draft import Draft, LeftOut, Media
+from mmfm_prep.draft import Draft, LeftOut
 from mmfm_prep.from_files import FilesSource
+from mmfm_prep.sources._cells import media, text, texts
 from mmfm_prep.tables import Row, read_rows
 
 
@@ -51,13 +52,13 @@ class Config(FilesSource):
 
     def _columns(self) -> list[str]:
         one = [self.image, self.audio, self.id, self.group, self.split]
-        texts = [name for columns in self.texts.values() for name in columns]
-        return [name for name in (*one, *texts, *self.labels, *self.numbers) if name]
+        said = [name for columns in self.texts.values() for name in columns]
+        return [name for name in (*one, *said, *self.labels, *self.numbers) if name]
 
     def _draft(self, number: int, place: str, row: Row) -> Draft | LeftOut:
-        name = _text(row[self.id]) if self.id else f"{self.input.stem}/{number}"
-        group = _text(row[self.group]) if self.group else name
-        split = _text(row[self.split]) if self.split else None
+        name = text(row[self.id]) if self.id else f"{self.input.stem}/{number}"
+        group = text(row[self.group]) if self.group else name
+        split = text(row[self.split]) if self.split else None
         for value, what in ((name, "id"), (split, "split")):
             if value == "":
                 return LeftOut(place, f"{what} is empty")
@@ -69,45 +70,22 @@ class Config(FilesSource):
                 id=name,
                 group=group or name,
                 split=split,
-                texts={lang: _texts(row, columns) for lang, columns in self.texts.items()},
-                image=self._media(row, self.image),
-                audio=self._media(row, self.audio),
-                labels={column: text for column in self.labels if (text := _text(row[column]))},
+                texts={lang: texts(row, columns) for lang, columns in self.texts.items()},
+                image=media(row, self.image, self._root),
+                audio=media(row, self.audio, self._root),
+                labels={column: said for column in self.labels if (said := text(row[column]))},
                 meta={"numbers": numbers} if numbers else {},
             )
         except ValueError as error:
             return LeftOut(place, str(error))
 
-    def _media(self, row: Row, column: str | None) -> Media:
-        value = row[column] if column else None
-        if isinstance(value, dict):  # as Hugging Face's datasets write them
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            return value or None
-        text = _text(value)
-        if "://" in text:
-            raise ValueError(f"{column} is a URL, not a file: fetch them first")
-        return self._root / text if text else None
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
-
-
-def _texts(row: Row, columns: list[str]) -> list[str]:
-    found = []
-    for column in columns:
-        value = row[column]
-        found += [_text(v) for v in value] if isinstance(value, list) else [_text(value)]
-    return found
-
 
 def _number(value: Any) -> float | None:
-    text = _text(value)
-    if not text:
+    cell = text(value)
+    if not cell:
         return None
     try:
-        number = float(text)
+        number = float(cell)
     except ValueError:
         raise ValueError("a number is none") from None
     if not math.isfinite(number):
