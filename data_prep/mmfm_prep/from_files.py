@@ -96,7 +96,7 @@ class FilesSource(Source):
             self._say_texts(texts)
 
     def last_choice(self, known: Known, splits: list[str | LeftOut]) -> list[str | LeftOut]:
-        """`splits`, less what the source leaves out now that it is known what could be completed."""
+        """`splits`, less what the source leaves out once it is known what could be completed."""
         return splits
 
     def held_out(self) -> tuple[str, ...]:

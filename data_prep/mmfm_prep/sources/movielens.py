@@ -4,23 +4,30 @@
 
 Split `items` holds one sample a film, with title, year and genres as its text; split `users` one
 sample a person, whose `history` are the ids of the films, ordered by time and, where times are
-equal, as the file has them (`times`: seconds since 1970). Nothing is filtered. The files are those
+equal, as the file has them (`times`: seconds since 1970). Nothing is filtered. (A folder of
+MovieLens that you have yourself: ``interactions`` with ``preset=movielens``.) The files are those
 in the wheel of RecBole on PyPI, pinned, kept in `cache`; nothing of the wheel is installed or run.
 """
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
+from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
 from mmfm_prep.fetch import Package, pip
 from mmfm_prep.sample import Sample
+from mmfm_prep.sources._interactions import recbole
+from mmfm_prep.sources._interactions.events import EventColumns, Lost, Rows, read_events
+from mmfm_prep.sources._interactions.histories import Person, in_order, people
+from mmfm_prep.sources._interactions.movielens import describe, natural_title
+from mmfm_prep.sources._interactions.tables import item_id
 from mmfm_prep.sources.base import Source
+from mmfm_prep.tables import Row
 
 PACKAGE = Package(
     "recbole",
@@ -44,8 +51,9 @@ class Config(Source):
 
     def samples(self) -> Iterator[Sample]:
         with zipfile.ZipFile(pip(PACKAGE, self.cache)) as wheel:
-            films = _rows(wheel, "ml-100k.item")
+            rows = _rows(wheel, "ml-100k.item")
             events = _rows(wheel, "ml-100k.inter")
+        films = [entry[1] for entry in rows if not isinstance(entry, LeftOut)]
         lost = Lost()
         found = read_events(events, EventColumns("user_id", "item_id", "timestamp"), lost)
         if lost.reasons:
@@ -58,13 +66,13 @@ class Config(Source):
         yield from (_person(person) for person in people(found, in_order(found)))
 
 
-def _film(film: dict[str, str]) -> Sample:
+def _film(film: Row) -> Sample:
     year = f" ({film['release_year']})" if film["release_year"] else ""
     genres = film["class"].split()
     return Sample(
         key=f"{int(film['item_id']):06d}",
-        id=f"item/{film['item_id']}",
-        group=f"item/{film['item_id']}",
+        id=item_id(film["item_id"]),
+        group=item_id(film["item_id"]),
         split="items",
         texts={"en": [describe(film["movie_title"] + year, genres)]},
         source="MovieLens 100K",
@@ -79,15 +87,16 @@ def _person(person: Person) -> Sample:
         id=f"user/{person.name}",
         group=f"user/{person.name}",
         split="users",
-        history=[f"item/{item}" for item in person.items],
+        history=[item_id(item) for item in person.items],
         source="MovieLens 100K",
         licence=LICENCE,
         meta=person.meta(),
     )
 
 
-def _rows(wheel: zipfile.ZipFile, name: str) -> list[Row]:
+def _rows(wheel: zipfile.ZipFile, name: str) -> Rows:
     try:
         text = wheel.read(f"{FOLDER}/{name}").decode("utf-8")
     except KeyError:
         raise PrepError(f"{PACKAGE.file} holds no {FOLDER}/{name}") from None
+    return recbole.rows(text.splitlines(), name)

@@ -1,6 +1,4 @@
-"""A folder of MovieLens, as GroupLens gives it out: 100K, 1M, 10M, or one of those in CSV (20M, 25M,
-32M, latest).
-"""
+"""A folder of MovieLens as GroupLens gives it out: 100K, 1M, 10M or, in CSV, 20M, 25M, 32M, latest."""
 
 from __future__ import annotations
 
@@ -17,10 +15,11 @@ from mmfm_prep.tables import Row, read_rows
 
 _EVENTS = EventColumns("userId", "movieId", "timestamp", "rating")
 _ITEMS = ItemColumns(id="movieId", texts={"en": ["text"]}, meta=["title", "genres"])
-_100K_GENRES = (
-    "unknown|Action|Adventure|Animation|Children's|Comedy|Crime|Documentary|Drama|Fantasy|Film-Noir"
-    "|Horror|Musical|Mystery|Romance|Sci-Fi|Thriller|War|Western"
-).split("|")
+_100K_GENRES = [
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"),
+    *("Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"),
+    *("Romance", "Sci-Fi", "Thriller", "War", "Western"),
+]
 _100K = ["movieId", "title", "released", "on video", "address", *_100K_GENRES]
 _FILES = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 

@@ -54,7 +54,11 @@ class Tables:
 
 
 def tables_of_columns(
-    events: Path, columns: EventColumns, items: Path | None, of_items: ItemColumns, root: Path | None
+    events: Path,
+    columns: EventColumns,
+    items: Path | None,
+    of_items: ItemColumns,
+    root: Path | None,
 ) -> Tables:
     """Tables of any columns: a file of events, or a folder of such, and one of items."""
     files = sorted(p for p in events.iterdir() if p.is_file()) if events.is_dir() else [events]
