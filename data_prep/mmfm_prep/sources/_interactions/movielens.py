@@ -1,4 +1,4 @@
-"""A folder of MovieLens as GroupLens gives it out: 100K, 1M, 10M or, in CSV, 20M, 25M, 32M, latest."""
+"""A folder of MovieLens as GroupLens gives it out: 100K, 1M, 10M or, as CSV, 20M to 32M, latest."""
 
 from __future__ import annotations
 

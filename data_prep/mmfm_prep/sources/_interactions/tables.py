@@ -125,5 +125,5 @@ def _draft(number: int, place: str, name: str, row: Row, table: ItemTable) -> Dr
 
 
 def _item(number: int, place: str, name: str, **content: Any) -> Draft:
-    names = {"id": item_id(name), "group": item_id(name)}
-    return Draft(place=place, key=f"{number:08d}", split=ITEMS, **names, **content)
+    name = item_id(name)
+    return Draft(place=place, key=f"{number:08d}", id=name, group=name, split=ITEMS, **content)
