@@ -121,9 +121,6 @@ def test_the_core_is_what_stays_when_nothing_more_goes(shop: Path) -> None:
     core = notes["events"]["left_out"]["outside of the core (min_user 2, min_item 2)"]
     assert core == {"events": 2, "first": ["user/9", "user/b"]}
     assert notes["users"] == {"in_events": 3, "with_history": 2}
-    # Three of hat and three of shoe, but b and 10 would need three events each.
-    _, found = make(shop, *COLUMNS, "min_item=3", "min_user=2")
-    assert histories(found) == {"10": "shoe shoe hat", "b": "hat shoe"} or not found
 
 
 def test_events_on_no_item_are_left_out(shop: Path) -> None:

@@ -123,8 +123,9 @@ def _core(events: Events, rows: Ints, rules: Rules) -> Flags:
 
 
 def _lose(events: Events, rows: Ints, reason: str, lost: Lost) -> None:
-    first = (f"user/{events.users[events.user[r]]}" for r in rows[:_SHOWN])
-    lost.add(reason, first, len(rows))
+    _, first = np.unique(events.user[rows], return_index=True)
+    names = [f"user/{events.users[events.user[row]]}" for row in rows[np.sort(first)[:_SHOWN]]]
+    lost.add(reason, names, len(rows))
 
 
 def _ratings(values: NDArray[np.float64]) -> list[float | None]:
