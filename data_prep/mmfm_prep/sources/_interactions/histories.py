@@ -79,7 +79,7 @@ def people(events: Events, rows: Ints) -> Iterator[Person]:
     """The histories of `rows`, which are ordered by person."""
     user = events.user[rows]
     starts = np.flatnonzero(np.diff(user, prepend=-1))
-    for start, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+    for start, end in zip(starts, np.append(starts, len(rows))[1:], strict=True):
         mine = rows[start:end]
         yield Person(
             name=events.users[user[start]],
