@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmfm_prep.augment.text import TextAugmentation
-from mmfm_prep.choose import TRAIN, Choice, SplitBy
+from mmfm_prep.choose import TRAIN, Choice, Known, SplitBy
 from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.errors import PrepError
 from mmfm_prep.filters.options import Filters
@@ -90,7 +90,7 @@ class FilesSource(Source):
                 drop_leaks=self.drop_leaks,
                 filters=self.filters,
             )
-            splits = choice.choose(known)
+            splits = self.last_choice(known, choice.choose(known))
             self._splits = {split for split in splits if isinstance(split, str)}
             self._say_left_out(splits)
             texts: Counter[str] = Counter()
@@ -100,6 +100,10 @@ class FilesSource(Source):
                     texts.update(made.counts)
                     yield made.sample
             self._say_texts(texts)
+
+    def last_choice(self, known: Known, splits: list[str | LeftOut]) -> list[str | LeftOut]:
+        """`splits`, less what the source leaves out once it is known what could be completed."""
+        return splits
 
     def held_out(self) -> tuple[str, ...]:
         return tuple(sorted(self._splits - {TRAIN}))
