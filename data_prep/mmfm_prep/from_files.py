@@ -7,7 +7,6 @@ doesn't is counted by reason and said at the end.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import tempfile
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmfm_prep.augment.text import TextAugmentation
-from mmfm_prep.choose import TRAIN, Choice, SplitBy
+from mmfm_prep.choose import TRAIN, Choice, Known, SplitBy
 from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.errors import PrepError
 from mmfm_prep.filters.options import Filters
@@ -91,7 +90,7 @@ class FilesSource(Source):
                 drop_leaks=self.drop_leaks,
                 filters=self.filters,
             )
-            splits = choice.choose(known)
+            splits = self.last_choice(known, choice.choose(known))
             self._splits = {split for split in splits if isinstance(split, str)}
             self._say_left_out(splits)
             texts: Counter[str] = Counter()
@@ -101,6 +100,10 @@ class FilesSource(Source):
                     texts.update(made.counts)
                     yield made.sample
             self._say_texts(texts)
+
+    def last_choice(self, known: Known, splits: list[str | LeftOut]) -> list[str | LeftOut]:
+        """`splits`, less what the source leaves out once it is known what could be completed."""
+        return splits
 
     def held_out(self) -> tuple[str, ...]:
         return tuple(sorted(self._splits - {TRAIN}))
@@ -185,15 +188,9 @@ def _read(spool: Spool, names: list[str], media: bool) -> Iterator[Made | LeftOu
 
 @contextmanager
 def _folder(work: Path | None) -> Iterator[Path]:
-    """The folder where unfinished work waits, for this process alone."""
-    if work is None:
-        with tempfile.TemporaryDirectory(prefix="mmfm.") as folder:
-            yield Path(folder)
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepError(f"another process is making this dataset, in {work}") from None
+    """The folder where unfinished work waits."""
+    if work is not None:
         yield work
+        return
+    with tempfile.TemporaryDirectory(prefix="mmfm.") as folder:
+        yield Path(folder)

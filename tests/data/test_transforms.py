@@ -136,7 +136,7 @@ def test_reduced_photographs_stay_close_to_whole_ones(name: str) -> None:
         assert 0 < difference(content, size, train=True) < 2.5
         assert difference(content, size, train=False) == 0  # 427 < 2 * 2 * 112
     for size in (50, 100):
-        assert 0 < difference(content, size, train=False) < 0.6
+        assert 0 < difference(content, size, train=False) < 0.9
     assert difference(content, 224, train=True) == 0
 
 
