@@ -4,7 +4,7 @@
     mmfm data make emoji data/emoji image_size=96    # options are key=value
     mmfm data make movielens data/movielens          # films, and who watched which
     mmfm data make table shop.csv data/shop image=photo 'texts.en=[title]' 'labels=[category]'
-    mmfm data make image_folder photos data/photos   # or audio_folder: a class a folder
+    mmfm data make image_folder photos data/photos   # audio_folder, text_folder: a class a folder
     mmfm data make coco coco data/coco               # captions in COCO's JSON
     mmfm data make conll wnut17 data/wnut17          # a token and its tag a line
     mmfm data make shards cc12m data/cc12m           # WebDataset tars, processed and filtered
@@ -77,8 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument(
         "source",
         metavar="SOURCE",
-        help="table, image_folder, audio_folder, coco, conll, shards, synthetic, emoji, stamps, "
-        "movielens, or a dotted module",
+        help="table, image_folder, audio_folder, text_folder, coco, conll, shards, synthetic, "
+        "emoji, stamps, movielens, or a dotted module",
     )
     make.add_argument(
         "places",

@@ -78,6 +78,9 @@ def download() -> None:
         Path(f"speech_commands/{name}_list.txt").write_text(f"up/s{number}_nohash_0.wav\n")
     for number, split in enumerate(("train", "val")):
         picture(Path(f"photos/{split}/cat/{number}.jpg"), number)
+    for split in ("train", "test"):
+        Path(f"aclImdb/{split}/pos").mkdir(parents=True)
+        Path(f"aclImdb/{split}/pos/0_9.txt").write_text(f"Good {split}.")
     about = {"caption": "one", "key": "0", "url": "http://x"}
     write_tar(
         Path("cc12m/0.tar"), {"0.jpg": picture(Path("t.jpg")), "0.txt": b"one", "0.json": about}
@@ -99,6 +102,7 @@ EXPECTED: dict[str, tuple[list[str] | None, dict[str, int], dict[str, list[str]]
     "ljspeech": (None, {"audio+text": 1}, {}),
     "commands": (["test", "train", "val"], {"audio": 3}, {"word": ["up"]}),
     "photos": (["train", "val"], {"image": 2}, {"class": ["cat"]}),
+    "imdb": (["test", "train"], {"text": 2}, {"sentiment": ["pos"]}),
     "cc12m": (None, {"image+text": 1}, {}),
     "wnut17": (["dev", "test", "train"], {"text": 3}, {}),
 }
