@@ -48,14 +48,14 @@ def test_a_folder_of_splits(tmp_path: Path) -> None:
 def test_documents_comments_and_a_hash(tmp_path: Path) -> None:
     text = (
         "-DOCSTART- -X- O O\n\n# id 5f6c\tdomain=en\nEU NNP I-NP B-ORG\n# # B-NP O\n\n"
-        "# O O O\nx X O O\n\n-DOCSTART- -X- O O\n\ny Y O O\n"
+        "# O O O\nx X O O\n# id O O\n\n-DOCSTART- -X- O O\n\ny Y O O\n"
     )
     (tmp_path / "a.conll").write_text(text)
     assert make("conll", tmp_path / "a.conll", tmp_path / "out", "shares={train: 1}") == 0
     _, found = dataset(tmp_path / "out")
     assert {name: (one["tokens"], one["group"]) for name, one in found.items()} == {
         "a.conll/0": (["EU", "#"], "a.conll/document 1"),
-        "a.conll/1": (["#", "x"], "a.conll/document 1"),
+        "a.conll/1": (["#", "x", "#"], "a.conll/document 1"),
         "a.conll/2": (["y"], "a.conll/document 2"),
     }
 

@@ -48,6 +48,7 @@ def test_what_img2dataset_writes(tmp_path: Path) -> None:
 
 def test_names_of_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     about = {"n": {"id": 7}, "title": "Ein Hund", "kind": "dog", "set": "test", "shot": "s1"}
+    about["licence"] = "unclear"
     rest = {"n": {"id": 8}, "title": "Eine Katze", "kind": "cat", "set": "train"}
     files = {
         "a.json": about, "a.txt": b"not this", "a.wav": sound(tmp_path / "x.wav"), "a.pkl": b"\x80",
@@ -107,6 +108,18 @@ def test_a_dataset_of_mmfm(tmp_path: Path) -> None:
     }
     for key in ("splits", "labels", "totals", "held_out"):
         assert first[key] == second[key]
+
+
+def test_what_the_json_says_stays(tmp_path: Path) -> None:
+    one = {"id": 1, "texts": {"de": ["eins"]}, "licence": "CC-BY-4.0", "source": "here", "n": [2]}
+    person = {"id": "p", "history": [1, "x"], "group": "g"}
+    write(tmp_path / "a.tar", {"1.json": one, "2.json": person})
+    assert make("shards", tmp_path / "a.tar", tmp_path / "out") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert manifest["totals"] == {"history": 1, "text": 1}
+    assert (found["p"]["history"], found["p"]["group"]) == (["1", "x"], "g")
+    kept = {key: found["1"][key] for key in ("texts", "licence", "source", "n")}
+    assert kept == {key: one[key] for key in kept}
 
 
 def test_what_is_damaged_is_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
