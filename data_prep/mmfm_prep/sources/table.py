@@ -6,8 +6,8 @@
         'texts.en=[caption]' collect=true
 
 `image` and `audio` name columns with paths (relative ones start at `root`, else beside the table)
-or, in Parquet, with the bytes themselves or ``{bytes, path}``; with braces they make paths of
-columns: ``clips/{speaker}/{id}.wav``. An empty cell is something that the sample doesn't have.
+or, in Parquet, with the bytes themselves or ``{bytes, path}``. Braces make one of several columns:
+``clips/{speaker}/{id}.wav``. An empty cell is something that the sample doesn't have.
 """
 
 from __future__ import annotations
@@ -87,16 +87,17 @@ class Config(FilesSource, Layout):
             say(f"files are named {told}: split_files=true makes these the splits")
 
     def _columns(self) -> list[str]:
-        one = [self.id, self.group, self.split, self.time]
-        paths = [name for path in (self.image, self.audio) if path for name in _names(path)]
-        said = [name for columns in self.texts.values() for name in columns]
-        return [name for name in (*one, *paths, *said, *self.labels, *self.numbers) if name]
+        said = [column for columns in self.texts.values() for column in columns]
+        made = [self.image, self.audio, self.id, self.group, *said]
+        named = [name for column in made if column for name in _names(column)]
+        plain = [self.split, self.time, *self.labels, *self.numbers]
+        return [*named, *(name for name in plain if name)]
 
     def _draft(self, place_in_all: int, place: str, row: Row) -> Draft | LeftOut:
         try:
             image, audio = self._media(row, self.image), self._media(row, self.audio)
             name = self._name(place_in_all, row, image or audio)
-            group = one_text(row[self.group], "group") if self.group else ""
+            group = one_text(_cell(row, self.group), "group") if self.group else ""
             numbers = {column: number(row[column]) for column in self.numbers}
             told = {column: one_text(row[column], column) for column in self.labels}
             return Draft(
@@ -107,7 +108,7 @@ class Config(FilesSource, Layout):
                 split=self._split(place, row),
                 time=moment(row[self.time]) if self.time else None,
                 texts={
-                    language: [found for column in columns for found in texts(row[column])]
+                    language: [t for column in columns for t in texts(_cell(row, column))]
                     for language, columns in self.texts.items()
                 },
                 image=image,
@@ -121,7 +122,7 @@ class Config(FilesSource, Layout):
     def _name(self, place_in_all: int, row: Row, medium: Media) -> str:
         """The sample's id; ValueError where there is none."""
         if self.id:
-            name = text(row[self.id])
+            name = text(_cell(row, self.id))
             if not name:
                 raise ValueError("id is empty")
         elif self.collect:
@@ -162,14 +163,15 @@ class Config(FilesSource, Layout):
         return self._files[column or ""].path(path) if path else None
 
 
-def _names(path: str) -> list[str]:
-    """The columns that `image` or `audio` is made of."""
-    return _COLUMN.findall(path) or [path]
+def _names(column: str) -> list[str]:
+    """The column, or those in the braces."""
+    return _COLUMN.findall(column) or [column]
 
 
-def _cell(row: Row, path: str) -> Any:
-    """The cell of a column, or the path that several make; "" where one of them is empty."""
-    if "{" not in path:
-        return row[path]
-    cells = {name: text(row[name]) for name in _names(path)}
-    return _COLUMN.sub(lambda found: cells[found[1]], path) if all(cells.values()) else ""
+def _cell(row: Row, column: str) -> Any:
+    """The cell of a column, or what is made of those in braces; "" where one of them is empty."""
+    names = _COLUMN.findall(column)
+    if not names:
+        return row[column]
+    cells = {name: text(row[name]) for name in names}
+    return _COLUMN.sub(lambda found: cells[found[1]], column) if all(cells.values()) else ""

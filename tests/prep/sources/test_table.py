@@ -85,6 +85,18 @@ def test_paths_of_several_columns(tmp_path: Path) -> None:
     assert "'audio=fold{fold}/{file}'" in manifest["command"]
 
 
+def test_texts_and_ids_of_several_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("maker,model,n\nFord,T,1\nFord,,2\nVW,T,3\n")
+    words = ['texts.en=["{maker} {model}", maker]', 'id="{maker}-{n}"', 'group="{maker} {model}"']
+    assert make("table", tmp_path / "a.csv", tmp_path / "out", *words) == 0
+    _, found = dataset(tmp_path / "out")
+    assert {name: (one["texts"]["en"], one["group"]) for name, one in found.items()} == {
+        "Ford-1": (["Ford T", "Ford"], "Ford T"),
+        "Ford-2": (["Ford"], "Ford-2"),
+        "VW-3": (["VW T", "VW"], "VW T"),
+    }
+
+
 def test_a_list_with_pipes_and_quotes(tmp_path: Path) -> None:
     """As LJSpeech's metadata.csv is."""
     sound(tmp_path / "wavs/LJ1.wav")
