@@ -89,7 +89,7 @@ def test_low_ratings_are_in_no_history(shop: Path) -> None:
     (shop / "events.csv").write_text(EVENTS + "b,tie,,1\nb,tie,good,1\nb,tie,inf,1\n")
     manifest, found = make(shop, *COLUMNS, "rating=stars", "min_rating=3")
     assert histories(found) == {"10": "shoe shoe hat", "b": "hat shoe"}
-    assert manifest["notes"]["users"] == {"in_events": 2, "with_history": 2}
+    assert manifest["notes"]["users"] == {"in_events": 3, "with_history": 2}
     assert manifest["notes"]["events"]["left_out"] == {
         "rating below 3": {"events": 2, "first": ["events.csv:5", "events.csv:6"]},
         "rating is empty": {"events": 1, "first": ["events.csv:9"]},
