@@ -210,6 +210,7 @@ def test_it_is_made_again_where_events_or_pictures_changed(
         ([*COLUMNS, "min_user=-1"], "must be 0 or more"),
         ([*COLUMNS, "shares={train: 1}"], "unknown key interactions.shares"),
         (["preset=movielens", "user=who"], "preset=movielens knows its columns: leave out user"),
+        (["preset=movielens", "time_unit=ms"], "knows its columns: leave out time_unit"),
         (["preset=recbole", "items=x"], "reads the items beside the events"),
         ([*COLUMNS, "rating=stars", "min_rating=9"], "no event is left: 7 events (rating below 9)"),
         (["user=who", "item=what", "min_user=4"], "no event is left: 7 events (outside of the"),
