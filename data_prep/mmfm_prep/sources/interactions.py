@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -28,7 +28,6 @@ from mmfm_prep.errors import PrepError
 from mmfm_prep.from_files import FilesSource
 from mmfm_prep.progress import say
 from mmfm_prep.sample import Sample
-from mmfm_prep.sources._cells import text
 from mmfm_prep.sources._interactions import histories, movielens, recbole
 from mmfm_prep.sources._interactions.events import (
     EventColumns,
@@ -41,13 +40,15 @@ from mmfm_prep.sources._interactions.histories import Duplicates, Ints, Rules
 from mmfm_prep.sources._interactions.tables import (
     ItemColumns,
     ItemTable,
+    Table,
     Tables,
     drafts_of_names,
     drafts_of_table,
     item_id,
     tables_of_columns,
 )
-from mmfm_prep.sources._interactions.times import Unit
+from mmfm_prep.tables import Layout
+from mmfm_prep.tables.cells import text
 from mmfm_prep.writer import file_sha256
 
 USERS = "users"
@@ -55,11 +56,11 @@ _READ = ("user", "item", "time", "rating", "items", "items_id", "image", "audio"
 
 
 @dataclass(kw_only=True)
-class Config(FilesSource):
+class Config(FilesSource, Layout):
     """`user`, `item`, `time`, `rating`: columns of the events; without `time` it is the rows that
-    are in order. Times are ISO 8601 or numbers of `time_unit`s since 1970. `items`: the table of
-    items, with `items_id` (default: as `item`) and, as in `table`, `image`, `audio`, `texts`,
-    `labels`, `root`.
+    are in order. Times are ISO dates or numbers since 1970. `items`: the table of items, with
+    `items_id` (default: as `item`) and, as in `table`, `image`, `audio`, `texts`, `labels`, `root`.
+    `items_layout` is to it what the options of `Layout` are to the events.
 
     Events rated below `min_rating` are in no history. Of several events of one person on one item
     `duplicates` stay. Then people with less than `min_user` events and items with less than
@@ -76,8 +77,8 @@ class Config(FilesSource):
     item: str | None = None
     time: str | None = None
     rating: str | None = None
-    time_unit: Unit = "s"
     items: Path | None = None
+    items_layout: Layout = field(default_factory=Layout)
     items_id: str | None = None
     image: str | None = None
     audio: str | None = None
@@ -90,7 +91,8 @@ class Config(FilesSource):
     min_item: int = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        FilesSource.__post_init__(self)
+        Layout.__post_init__(self)
         _check(self)
         self._lost = Lost()
         self._events: Events | None = None
@@ -178,7 +180,6 @@ class Config(FilesSource):
             tables.events(),
             tables.columns,
             self._lost,
-            unit=self.time_unit,
             min_rating=self.min_rating,
         )
         if not len(events):
@@ -222,14 +223,18 @@ class Config(FilesSource):
         )
         if self.preset == "recbole":
             return recbole.tables(self.input, columns, items, self.root)
-        return tables_of_columns(self.input, columns, self.items, items, self.root)
+        of_items = Table(self.items, self.items_layout) if self.items else None
+        return tables_of_columns(Table(self.input, self), columns, of_items, items, self.root)
 
 
 def _check(config: Config) -> None:
     """ValueError where the options don't fit each other."""
     given = [name for name in (*_READ, "root") if getattr(config, name)]
-    if config.preset == "movielens" and config.time_unit != "s":
-        given.append("time_unit")
+    laid_out = config.items_layout != Layout() or any(
+        getattr(config, option.name) != getattr(Layout(), option.name) for option in fields(Layout)
+    )
+    if config.preset and laid_out:
+        raise ValueError(f"preset={config.preset} knows how its files are laid out: leave that out")
     if config.preset == "movielens" and given:
         raise ValueError(f"preset=movielens knows its columns: leave out {', '.join(given)}")
     if config.preset == "recbole" and config.items:
