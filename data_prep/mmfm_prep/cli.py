@@ -3,6 +3,7 @@
     mmfm data make synthetic data/synthetic          # a small tri-modal set, made up, no network
     mmfm data make emoji data/emoji image_size=96    # options are key=value
     mmfm data make movielens data/movielens          # films, and who watched which
+    mmfm data make interactions orders.csv data/orders user=who item=what time=at
     mmfm data make table shop.csv data/shop image=photo 'texts.en=[title]' 'labels=[category]'
     mmfm data make image_folder photos data/photos   # or audio_folder: a class a folder
     mmfm data make my_package.my_source data/mine    # a source of your own
