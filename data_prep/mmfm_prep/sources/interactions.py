@@ -228,6 +228,8 @@ class Config(FilesSource):
 def _check(config: Config) -> None:
     """ValueError where the options don't fit each other."""
     given = [name for name in (*_READ, "root") if getattr(config, name)]
+    if config.preset == "movielens" and config.time_unit != "s":
+        given.append("time_unit")
     if config.preset == "movielens" and given:
         raise ValueError(f"preset=movielens knows its columns: leave out {', '.join(given)}")
     if config.preset == "recbole" and config.items:

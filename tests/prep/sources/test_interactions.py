@@ -89,7 +89,7 @@ def test_low_ratings_are_in_no_history(shop: Path) -> None:
     (shop / "events.csv").write_text(EVENTS + "b,tie,,1\nb,tie,good,1\nb,tie,inf,1\n")
     manifest, found = make(shop, *COLUMNS, "rating=stars", "min_rating=3")
     assert histories(found) == {"10": "shoe shoe hat", "b": "hat shoe"}
-    assert manifest["notes"]["users"] == {"in_events": 2, "with_history": 2}
+    assert manifest["notes"]["users"] == {"in_events": 3, "with_history": 2}
     assert manifest["notes"]["events"]["left_out"] == {
         "rating below 3": {"events": 2, "first": ["events.csv:5", "events.csv:6"]},
         "rating is empty": {"events": 1, "first": ["events.csv:9"]},
@@ -210,6 +210,7 @@ def test_it_is_made_again_where_events_or_pictures_changed(
         ([*COLUMNS, "min_user=-1"], "must be 0 or more"),
         ([*COLUMNS, "shares={train: 1}"], "unknown key interactions.shares"),
         (["preset=movielens", "user=who"], "preset=movielens knows its columns: leave out user"),
+        (["preset=movielens", "time_unit=ms"], "knows its columns: leave out time_unit"),
         (["preset=recbole", "items=x"], "reads the items beside the events"),
         ([*COLUMNS, "rating=stars", "min_rating=9"], "no event is left: 7 events (rating below 9)"),
         (["user=who", "item=what", "min_user=4"], "no event is left: 7 events (outside of the"),

@@ -68,8 +68,9 @@ class Lost:
 
 @dataclass
 class Events:
-    """E events in the order of the table: `user`, `item` [E] are places in `users`, `items`;
-    `time` [E] in microseconds since 1970, all 0 where none is known; `rating` [E], NaN: none.
+    """E events in the order of the table: `user`, `item` [E] are places in `users` (of whom some
+    may have no event) and `items`; `time` [E] in microseconds since 1970, 0 where there are none;
+    `rating` [E], NaN where there is none.
     """
 
     users: list[str]
@@ -108,14 +109,17 @@ def read_events(
             place, row = entry
             try:
                 who, what = text(row[columns.user]), text(row[columns.item])
-                if not who or not what:
-                    raise ValueError("user is empty" if not who else "item is empty")
+                if not who:
+                    raise ValueError("user is empty")
+                by = users.setdefault(who, len(users))
+                if not what:
+                    raise ValueError("item is empty")
                 when = microseconds(row[columns.time], unit) if columns.time else 0
                 score = _rating(row[columns.rating], min_rating) if columns.rating else 0.0
             except ValueError as error:
                 lost.add(str(error), [place])
                 continue
-            user.append(users.setdefault(who, len(users)))
+            user.append(by)
             item.append(items.setdefault(what, len(items)))
             time.append(when)
             if columns.rating:
