@@ -21,7 +21,7 @@ def manifest(*shards: dict[str, int]) -> Manifest:
 SOURCES = [
     ("cut", manifest({"image+text": 70}, {"image+text": 33}, {"image+text": 7}), 3),
     ("dealt", manifest({"audio": 9}), 1),
-    ("both", manifest({"audio": 5, "text": 90}), 2),
+    ("both", manifest({"audio": 5}, {"text": 90}), 2),
 ]
 
 
