@@ -23,10 +23,10 @@ class FolderSource(FilesSource):
 
     def of_folder(self, modality: str, endings: Collection[str]) -> Iterator[Draft | LeftOut]:
         number = -1
-        for path in sorted(p for p in self.input.rglob("*") if p.is_file()):
+        for path in sorted(_files(self.input)):
             inside = path.relative_to(self.input)
             ending = path.suffix.lower()
-            if ending == ".txt" or any(part.startswith(".") for part in inside.parts):
+            if ending == ".txt":
                 continue
             if ending not in endings:
                 yield LeftOut(str(inside), f"not a file of {', '.join(endings)}")
@@ -56,3 +56,19 @@ class FolderSource(FilesSource):
             audio=path if modality == "audio" else None,
             labels={self.label: folders[0]} if folders else {},
         )
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files below `folder` that aren't hidden, links to folders followed, dangling links too.
+    OSError where a folder can't be read.
+    """
+    here = folder.resolve()
+    if here in above:  # a link into what is read already
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, (*above, here))
+        elif path.is_file() or not path.exists():
+            yield path
