@@ -103,9 +103,9 @@ def fetch(
     """Write what is at `url` to the start of `file`, which is cut there.
 
     `size`, `sha256`: what it must have, where known; `announce` hears the size that a server tells
-    where none is. `most`: bytes that are too many, whatever is told. `check` raises ValueError where
-    what `file` now holds is wrong, FetchError where another try is in vain. FetchError after the
-    last try, at once where none can help; StoppedError when `stop` is set.
+    where none is. `most`: the bytes that it may have, whatever is told. `check` raises ValueError
+    where what `file` now holds is wrong, FetchError where another try is in vain. FetchError after
+    the last try, at once where none can help; StoppedError when `stop` is set.
     """
     traffic, stop = traffic or Traffic(), stop or threading.Event()
     wrong: object = None
