@@ -22,6 +22,7 @@ Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -37,6 +38,8 @@ _OPTION = re.compile(r"[A-Za-z_][\w.]*=")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mmfm data`` with `argv` (without "data"); returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and texts may be what it can't encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     try:
         args, rest = parser.parse_known_args(argv)
