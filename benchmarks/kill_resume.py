@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ROOT = Path(__file__).parent.parent
 TIMES = {"samples_per_s", "data_wait", "eta_s", "mfu"}
@@ -72,25 +72,27 @@ class Run:
         """Let it run to its end."""
         process = self.start(ranks)
         try:
-            code = process.wait(self.limit)
+            if process.wait(self.limit) != 0:
+                self.fail("ended with an error")
         except subprocess.TimeoutExpired:
-            code = None
-        if code != 0:
-            self.fail(process, "did not reach its end")
+            self.fail(f"was not done after {self.limit:g} s")
+        finally:
+            kill(process)
 
     def kill_when(self, ranks: int, ready: Callable[[list[Row]], bool]) -> None:
         """Start it, and kill it as soon as `ready(what this start has logged)`."""
         before = len(self.rows())
         process = self.start(ranks)
         deadline = time.monotonic() + self.limit
-        while not ready(self.rows()[before:]):
-            if process.poll() is not None or time.monotonic() > deadline:
-                self.fail(process, "ended or hung before it could be killed")
-            time.sleep(0.002)
-        kill(process)
+        try:
+            while not ready(self.rows()[before:]):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    self.fail("ended or hung before it could be killed")
+                time.sleep(0.002)
+        finally:
+            kill(process)
 
-    def fail(self, process: subprocess.Popen[bytes], what: str) -> None:
-        kill(process)
+    def fail(self, what: str) -> NoReturn:
         said = self.said.read_text(errors="replace")[-3000:]
         raise SystemExit(f"{self.folder} {what}:\n{said}")
 
@@ -255,6 +257,7 @@ def main() -> int:
         parser.error(f"{arguments.data} is not there: mmfm data make synthetic {arguments.data}")
     if arguments.steps < 10:
         parser.error(f"--steps {arguments.steps}: at least 10")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no run is left behind
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kill-resume-") as name:
         folder = Path(name)

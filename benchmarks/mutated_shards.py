@@ -42,22 +42,23 @@ def prepare(folder: Path, kind: str, seed: int, listed: bool, trap: Path) -> Non
     mutate(kind, seed, folder / SHARD, trap)
 
 
-def child(folder: Path, specs: dict[str, Any], out: Connection) -> None:
+def child(folder: Path, specs: dict[str, Any], listed: bool, out: Connection) -> None:
     os.chdir(folder)
     try:
-        verdict = judge(folder, SHARD, specs)
+        verdict = judge(folder, SHARD, specs, listed)
     except BaseException:
-        verdict = Verdict("crashed", "", [traceback.format_exc()])
+        verdict = Verdict("crashed", "", [traceback.format_exc()[-1500:]])
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     out.send((verdict, memory))
 
 
-def judged(folder: Path, specs: dict[str, Any], timeout: float) -> tuple[Verdict, float]:
+def judged(
+    folder: Path, specs: dict[str, Any], listed: bool, timeout: float
+) -> tuple[Verdict, float]:
     """The verdict on `folder` from another process, and the MiB that it took at most."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(
-        target=child, args=(folder, specs, theirs)
-    )
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=child, args=(folder, specs, listed, theirs))
     process.start()
     theirs.close()
     try:
@@ -100,10 +101,10 @@ def main() -> int:
                 prepare(folder, kind, seed, listed, root / "trap")
                 before = files(Path(name))
                 start = time.monotonic()
-                verdict, memory = judged(folder, specs, arguments.timeout)
+                verdict, memory = judged(folder, specs, listed, arguments.timeout)
                 longest, most = max(longest, time.monotonic() - start), max(most, memory)
                 new = {Path(file).name for file in files(Path(name)) - before}
-                if outside := new - {f"{SHARD}.index", "quarantine.jsonl"}:
+                if outside := new - {f"{SHARD}.idx", "quarantine.jsonl"}:
                     verdict.problems.append(f"made {sorted(outside)}")
                 (root / "trap").unlink(missing_ok=True)
                 outcomes[kind][verdict.outcome] += 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import logging
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from mmfm.data.pipeline import DataConfig, Pipeline, SourceConfig
 from mmfm_prep.cli import main
 
 OUTCOMES = ("refused", "stopped", "counted", "unaffected")
+SOURCE = "set"
 
 
 @dataclass
@@ -34,72 +34,61 @@ class Verdict:
     problems: list[str] = field(default_factory=list)
 
 
-def judge(folder: Path, shard: str, specs: Mapping[str, Any]) -> Verdict:
-    """Train on and verify the set in `folder`, whose tar `shard` is mutated."""
-    verdict = read(folder, shard, specs)
+def judge(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Verdict:
+    """Train on and verify the set in `folder`, whose tar `shard` is mutated; `listed`: its manifest
+    and index are those of the good tar.
+    """
+    verdict = read(folder, shard, specs, listed)
     code, said = verified(folder)
     if "Traceback" in said:
         verdict.problems.append(f"verify: {said}")
-    if code == 0 and verdict.outcome != "unaffected":
+    if code == 0 and (listed or verdict.outcome != "unaffected"):
         verdict.problems.append(f"{verdict.outcome} ({verdict.said}), but verify finds nothing")
     return verdict
 
 
-def read(folder: Path, shard: str, specs: Mapping[str, Any]) -> Verdict:
+def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Verdict:
+    """Two epochs of training on the set."""
     quarantine = folder / "quarantine.jsonl"
     config = DataConfig(
-        sources={"set": SourceConfig(path=str(folder))},
+        sources={SOURCE: SourceConfig(path=str(folder))},
         global_batch_size=8,
         streams=1,
         workers=0,
         allow_rare_strata=True,
         max_bad_share=1.0,
     )
-    warned = io.StringIO()
-    handler = logging.StreamHandler(warned)
-    logging.getLogger("mmfm").addHandler(handler)
     try:
         pipeline = Pipeline(config, specs, seed=0, rank=0, world_size=1, quarantine=quarantine)
     except ValueError as error:
-        problems = [] if shard in str(error) else [f"{shard} isn't named: {error}"]
-        return Verdict("refused", str(error), problems)
-    finally:
-        logging.getLogger("mmfm").removeHandler(handler)
+        return Verdict("refused", str(error), [] if shard in str(error) else ["shard not named"])
     samples = sum(stratum.samples for stratum in pipeline.order.strata)
     seen: set[str] = set()
-    stopped = ""
     steps = iter(pipeline)
     try:
         for _ in range(-(-2 * samples // config.global_batch_size)):
             for batch in next(steps):
                 seen.update(batch["sample_id"])
     except ValueError as error:
-        stopped = str(error)
-    bad = [json.loads(line) for line in _lines(quarantine)]
-    counted = {record["sample"] for record in bad}
+        return Verdict("stopped", str(error), [] if shard in str(error) else ["shard not named"])
+    told = {json.loads(line)["sample"] for line in _lines(quarantine)}
     quarantine.unlink(missing_ok=True)
-    reasons = [f"{n} × {reason}" for reason, n in sorted(pipeline.bad_counts.items())]
-    problems = []
-    if stopped:
-        if "set" not in stopped and shard not in stopped:
-            problems.append(f"nothing is named: {stopped}")
-        return Verdict("stopped", stopped, problems)
-    lost, others = 0, 0
+    index = pipeline.order.strata[0].manifest.index(0)
     keys, ignored = contents(folder / shard)
-    for key, sample_id in keys.items():
-        place = f"set/{shard}/{key}"
-        if not {place, sample_id} & (seen | counted):
-            lost += 1
-    untold = lost - pipeline.order.ignored["set"]
-    if untold > 0:
-        problems.append(f"{untold} samples are neither read nor counted")
-    if ignored:
-        others = pipeline.order.strata[0].manifest.index(0).header.ignored
-        if others < ignored:
-            problems.append(f"{ignored - others} members are not counted")
-        reasons.append(f"{others} members of no sample")
-    if lost:
-        reasons.append(f"{lost} samples without a modality")
+    if listed:  # what the manifest promises is what must be read
+        keys, ignored = {key: f"sample-{int(key[1:])}" for key in index.keys}, 0
+
+    problems = []
+    lost = [
+        key for key, name in keys.items() if not {f"{SOURCE}/{shard}/{key}", name} & (seen | told)
+    ]
+    if len(lost) > pipeline.order.ignored[SOURCE]:
+        problems.append(f"neither read nor counted: {lost}")
+    if index.header.ignored != ignored:
+        problems.append(f"{ignored} members of no sample, {index.header.ignored} counted")
+    reasons = [f"{n} × {reason}" for reason, n in sorted(pipeline.bad_counts.items())]
+    reasons += [f"{ignored} members of no sample"] if ignored else []
+    reasons += [f"{len(lost)} samples without a modality"] if lost else []
     return Verdict("counted" if reasons else "unaffected", ", ".join(reasons), problems)
 
 
