@@ -61,7 +61,8 @@ def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Ve
     try:
         pipeline = Pipeline(config, specs, seed=0, rank=0, world_size=1, quarantine=quarantine)
     except ValueError as error:
-        return Verdict("refused", str(error), [] if shard in str(error) else ["shard not named"])
+        named = shard in str(error) or f"{SOURCE} is empty" in str(error)
+        return Verdict("refused", str(error), [] if named else ["shard not named"])
     samples = sum(stratum.samples for stratum in pipeline.order.strata)
     seen: set[str] = set()
     steps = iter(pipeline)
@@ -76,11 +77,15 @@ def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Ve
     index = pipeline.order.strata[0].manifest.index(0)
     keys, ignored = contents(folder / shard)
     if listed:  # what the manifest promises is what must be read
-        keys, ignored = {key: f"sample-{int(key[1:])}" for key in index.keys}, 0
+        good = {key: f"sample-{int(key[1:])}" for key in index.keys}
+        keys, ignored = {key: keys.get(key, name) for key, name in good.items()}, 0
+        told |= {key for key, name in good.items() if name in seen | told}
 
     problems = []
     lost = [
-        key for key, name in keys.items() if not {f"{SOURCE}/{shard}/{key}", name} & (seen | told)
+        key
+        for key, name in keys.items()
+        if not {f"{SOURCE}/{shard}/{key}", name, key} & (seen | told)
     ]
     if len(lost) > pipeline.order.ignored[SOURCE]:
         problems.append(f"neither read nor counted: {lost}")

@@ -137,3 +137,11 @@ def test_refuses_what_is_no_dataset(
         (folder / "manifest.json").write_text("[]")
     assert main(["verify", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_empty_shard_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tar_of(tmp_path / "0.tar", {"a": files_of(0)})
+    tar_of(tmp_path / "1.tar", {})
+    code, said = verified(tmp_path, capsys)
+    assert code == 2
+    assert "shard is empty │ 1 │ 1.tar" in said
