@@ -20,6 +20,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -74,7 +75,7 @@ def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
     stat = path.stat()
     builder = _Builder(path, modality_of)
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
+        with open(path, "rb") as file, _open(file) as archive:
             for member in _members(archive):
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK
                 if end > stat.st_size:
@@ -96,6 +97,16 @@ def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
     return builder.finish(stat, sha256, endings_text(endings))
 
 
+def _open(file: IO[bytes]) -> tarfile.TarFile:
+    """An archive to read; TarError where its first header is malformed."""
+    try:
+        return tarfile.open(fileobj=file, mode="r:")
+    except (tarfile.TarError, OSError):
+        raise
+    except Exception as error:  # malformed extended headers make tarfile raise almost anything
+        raise tarfile.ReadError(f"{type(error).__name__}: {error}") from None
+
+
 def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The members of an archive, one at a time; TarError at the first malformed one."""
     try:
@@ -106,7 +117,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             vars(archive)["members"] = []  # else every header stays in memory
     except (tarfile.TarError, OSError):
         raise
-    except Exception as error:  # malformed extended headers make tarfile raise almost anything
+    except Exception as error:
         raise tarfile.ReadError(f"{type(error).__name__}: {error}") from None
 
 
@@ -248,7 +259,7 @@ def parse_run(data: bytes, key: str) -> dict[str, bytes]:
         return plain
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        with _open(io.BytesIO(data)) as archive:
             for member in _members(archive):
                 name = split_name(member.name) if _is_file(member) else None
                 if name is None:

@@ -15,6 +15,12 @@ from mmfm_prep.cli import main
 from tests.data.make_shards import files_of, png, sound
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long paths aren't folded into what the tests look for."""
+    monkeypatch.setattr("mmfm_prep.verify._WIDTH", 1_000)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("verify") / "set"
