@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 import webdataset as wds
 from streaming import MDSWriter, StreamingDataLoader, StreamingDataset
 from streaming.base.util import clean_stale_shared_memory
@@ -37,8 +38,9 @@ def prepare(job: Job) -> None:
 
 
 def loader(job: Job) -> StreamingDataLoader:
-    if job.rank == 0:
-        clean_stale_shared_memory()
+    if job.world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo")  # as in training: it uses the barriers
+    clean_stale_shared_memory()
     return StreamingDataLoader(Pictures(job), batch_size=job.batch, num_workers=job.workers)
 
 
