@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmfm_prep.draft import LeftOut, Made
-from mmfm_prep.filters.options import KINDS, Filters, Kind
+from mmfm_prep.filters.options import KINDS, Filters
 from mmfm_prep.split import assign, assign_by_time
 
 SplitBy = Literal["group", "time"]
@@ -79,13 +79,13 @@ class _First:
     def __init__(self, filters: Filters, drop_leaks: bool) -> None:
         self._drop_leaks = drop_leaks
         self._duplicates = filters.duplicates
-        self._seen: dict[Kind, set[bytes]] = {kind: set() for kind in KINDS}
-        self._held_out: dict[Kind, set[bytes]] = {kind: set() for kind in KINDS}
+        self._seen: dict[str, set[bytes]] = {kind: set() for kind in KINDS}
+        self._held_out: dict[str, set[bytes]] = {kind: set() for kind in KINDS}
         self._near = filters.near.indexes()
 
     def refuses(self, number: int, made: Made, split: str) -> str:
         """Why the sample is not to stay; "" where it is."""
-        for kind, digest in made.digests.items():
+        for kind, digest in made.sample.digests.items():
             if self._drop_leaks and split == TRAIN and digest in self._held_out[kind]:
                 return f"{_NAMES[kind]} is also held out"
             if kind in self._duplicates and digest in self._seen[kind]:
@@ -94,7 +94,7 @@ class _First:
             signature = made.signatures.get(kind)
             if signature and index.add(number, signature) is not None:
                 return f"{_NAMES[kind]} is nearly one that is there"
-        for kind, digest in made.digests.items():
+        for kind, digest in made.sample.digests.items():
             if kind in self._duplicates:
                 self._seen[kind].add(digest)
             if self._drop_leaks and split != TRAIN:

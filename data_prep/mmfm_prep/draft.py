@@ -54,15 +54,13 @@ class LeftOut:
 
 @dataclass
 class Made:
-    """A complete sample (its split "" where `shares` decide), and what is compared with others:
-    by kind a digest of what it has, and a signature where nearly equal ones are looked for.
-    `counts`: what became of its texts.
+    """A complete sample (its split "" where `shares` decide), by kind a signature where nearly
+    equal ones are looked for, and `counts`: what became of its texts.
     """
 
     place: str
     sample: Sample
     time: float | None
-    digests: dict[Kind, bytes]
     signatures: dict[Kind, bytes]
     counts: dict[str, int]
 
@@ -102,7 +100,7 @@ class Recipe:
         if draft.audio is not None:
             data, seek = _read(draft.audio), near.audio is not None
             found["audio"] = media.audio(data, self.media, wanted.audio, seek)
-        digests = {kind: medium.digest for kind, medium in found.items()}
+        digests: dict[str, bytes] = {kind: medium.digest for kind, medium in found.items()}
         signatures = {kind: m.signature for kind, m in found.items() if m.signature}
         counts: Counter[str] = Counter()
         texts = self._texts(draft.texts, counts)
@@ -133,10 +131,11 @@ class Recipe:
             source=self.source,
             licence=self.licence,
             meta=meta,
+            digests=digests,
         )
         if not sample.modality_set:
             raise ValueError("has no picture, sound or text")
-        return Made(draft.place, sample, draft.time, digests, signatures, dict(counts))
+        return Made(draft.place, sample, draft.time, signatures, dict(counts))
 
     def _texts(self, drafted: Texts, counts: Counter[str]) -> Texts:
         """The texts, tidy, that the filter keeps; `Unwanted` if it keeps none."""

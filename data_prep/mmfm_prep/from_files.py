@@ -7,7 +7,6 @@ doesn't is counted by reason and said at the end.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import tempfile
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmfm_prep.augment.text import TextAugmentation
-from mmfm_prep.choose import TRAIN, Choice, SplitBy
+from mmfm_prep.choose import TRAIN, Choice, Known, SplitBy
 from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.errors import PrepError
 from mmfm_prep.filters.options import Filters
@@ -45,6 +44,8 @@ class FilesSource(Source):
     """
 
     not_recorded: ClassVar[tuple[str, ...]] = ("augment.cache",)
+    same_id_hint: ClassVar[str] = ""
+    """What to do where ids repeat, said once; of samples that share an id the first stays."""
 
     input: Path
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "val": 0.1})
@@ -65,6 +66,11 @@ class FilesSource(Source):
         """Every sample of the input, in an order that depends on the input and the options only."""
         raise NotImplementedError
 
+    def check_input(self) -> None:
+        """PrepError where there is no input."""
+        if not self.input.exists():
+            raise PrepError(f"there is no {self.input}")
+
     def input_digest(self) -> str:
         """Stands for all that `drafts` gives, the names and sizes of its files included."""
         digest = hashlib.sha256()
@@ -84,7 +90,7 @@ class FilesSource(Source):
                 drop_leaks=self.drop_leaks,
                 filters=self.filters,
             )
-            splits = choice.choose(known)
+            splits = self.last_choice(known, choice.choose(known))
             self._splits = {split for split in splits if isinstance(split, str)}
             self._say_left_out(splits)
             texts: Counter[str] = Counter()
@@ -95,13 +101,31 @@ class FilesSource(Source):
                     yield made.sample
             self._say_texts(texts)
 
+    def last_choice(self, known: Known, splits: list[str | LeftOut]) -> list[str | LeftOut]:
+        """`splits`, less what the source leaves out once it is known what could be completed."""
+        return splits
+
     def held_out(self) -> tuple[str, ...]:
         return tuple(sorted(self._splits - {TRAIN}))
 
     def _chunks(self) -> Iterator[Chunk]:
-        if not self.input.exists():
-            raise PrepError(f"there is no {self.input}")
-        return chunks(self.drafts(), self._recipe())
+        self.check_input()
+        return chunks(self._first_of_each_id(), self._recipe())
+
+    def _first_of_each_id(self) -> Iterator[Draft | LeftOut]:
+        """The drafts, where of those that share an id the first one stays."""
+        seen: set[bytes] = set()
+        said = False
+        for draft in self.drafts():
+            if isinstance(draft, Draft):
+                digest = hashlib.blake2b(draft.id.encode("utf-8", "replace"), digest_size=12)
+                if digest.digest() in seen:
+                    if self.same_id_hint and not said:
+                        say(f"{draft.place}: id {draft.id!r} is there already; {self.same_id_hint}")
+                    said = True
+                    draft = LeftOut(draft.place, "id is there already")
+                seen.add(digest.digest())
+            yield draft
 
     def _recipe(self) -> Recipe:
         return Recipe(
@@ -164,15 +188,9 @@ def _read(spool: Spool, names: list[str], media: bool) -> Iterator[Made | LeftOu
 
 @contextmanager
 def _folder(work: Path | None) -> Iterator[Path]:
-    """The folder where unfinished work waits, for this process alone."""
-    if work is None:
-        with tempfile.TemporaryDirectory(prefix="mmfm.") as folder:
-            yield Path(folder)
-        return
-    work.mkdir(parents=True, exist_ok=True)
-    with (work / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise PrepError(f"another process is making this dataset, in {work}") from None
+    """The folder where unfinished work waits."""
+    if work is not None:
         yield work
+        return
+    with tempfile.TemporaryDirectory(prefix="mmfm.") as folder:
+        yield Path(folder)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
+import os
 import shlex
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -69,15 +72,10 @@ def make(
         say(f"{target} is already there: {sum(there['totals'].values()):,} samples")
         return there
     start = time.monotonic()
-    try:
+    with _alone(work):
+        if not force and existing(target) is not None:
+            raise PrepError(f"{target} was made by another process meanwhile")
         manifest = _write(config, recorded, target)
-    except BaseException:
-        if any(work.glob("*.chunk")):
-            say(f"what is done waits in {work}: the same command goes on with it")
-        else:
-            shutil.rmtree(work, ignore_errors=True)
-        raise
-    shutil.rmtree(work, ignore_errors=True)
     show_leaks(manifest["leaks"], config.shared_by_design, manifest["ambiguous"], console)
     if isinstance(config, FilesSource) and not config.drop_leaks:
         shared = [kinds for split in manifest["leaks"].values() for kinds in split.items()]
@@ -87,6 +85,37 @@ def make(
     seconds = time.monotonic() - start
     say(f"{target}: {total:,} samples in {len(manifest['shards'])} shards, {seconds:.1f} s")
     return manifest
+
+
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """The folder `work`, for this process alone. It is removed at the end, while the lock in it is
+    held; after an error only if no completed chunk waits in it.
+    """
+    busy = PrepError(f"another process is making this dataset, in {work}")
+    work.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError:  # that process has just ended
+        raise busy from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        if not os.fstat(lock).st_nlink:  # removed between the two calls
+            raise busy
+        try:
+            yield
+        except BaseException:
+            if any(work.glob("*.chunk")):
+                say(f"what is done waits in {work}: the same command goes on with it")
+            else:
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        shutil.rmtree(work, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def _write(config: Source, recorded: Mapping[str, Any], target: Path) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def image(
     ValueError, its message a reason, where there is none; `Unwanted` where it is not `wanted`.
     """
     picture, size, keeps_size = _open(data, how, wanted)
-    upright = ImageOps.exif_transpose(picture)
+    upright = _eight_bits(ImageOps.exif_transpose(picture))
     if upright.size != picture.size:  # a quarter turn
         size = size[::-1]
     here = _ENDINGS.get(picture.format or "")
@@ -167,6 +167,16 @@ def _open(
     except Exception:  # broken files make PIL raise almost anything
         raise ValueError("picture is unreadable") from None
     return picture, size, keeps_size
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """`picture`, grey of 16 bits as grey of 8, which Pillow would cut off at 255."""
+    if picture.mode == "F":
+        raise ValueError("picture has floats for pixels")
+    if not picture.mode.startswith("I"):
+        return picture
+    grey = np.asarray(picture).astype(np.float64) / 257
+    return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
 
 
 def _size(size: tuple[int, int], how: Processing) -> tuple[int, int]:

@@ -32,6 +32,8 @@ class Sample:
     `id` is unique in the dataset and stays with the sample through to the results. Samples with
     equal `group` mean the same thing. `history`: ids of samples, in the order in which somebody
     chose them. `labels` maps a field to a class name. `meta` is further metadata, plain JSON.
+    `digests`: by kind what stands for what is seen, heard or read, where more than the bytes of the
+    files is known of that; they aren't written.
     """
 
     key: str
@@ -48,6 +50,7 @@ class Sample:
     source: str = ""
     licence: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    digests: dict[str, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _KEY.fullmatch(self.key):

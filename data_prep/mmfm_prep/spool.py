@@ -56,7 +56,7 @@ def chunks(drafts: Iterable[Draft | LeftOut], recipe: Recipe) -> Iterator[Chunk]
 
 
 def _chunk(number: int, drafts: list[Draft | LeftOut], told: str) -> Chunk:
-    plain = [dataclasses.asdict(draft) for draft in drafts]
+    plain = [dict(vars(draft)) for draft in drafts]
     times = [_describe(draft) for draft in plain]
     text = json.dumps([told, plain], sort_keys=True, default=repr)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
@@ -136,18 +136,19 @@ def _line(made: Made | LeftOut, media: BinaryIO) -> bytes:
             data = sample[kind]
             sample[kind] = len(data) if data else None
             media.write(data or b"")
-        told = {"place": made.place, "sample": sample, "time": made.time, "counts": made.counts}
-        for name in ("digests", "signatures"):
-            told[name] = {k: base64.b64encode(v).decode() for k, v in getattr(made, name).items()}
+        told = {"place": made.place, "sample": sample, "time": made.time}
+        told |= {"signatures": made.signatures, "counts": made.counts}
+        for holder, name in ((sample, "digests"), (told, "signatures")):
+            holder[name] = {k: base64.b64encode(v).decode() for k, v in holder[name].items()}
     return json.dumps(told).encode() + b"\n"
 
 
 def _parsed(told: dict[str, Any], media: BinaryIO | None) -> Made | LeftOut:
     if "reason" in told:
         return LeftOut(told["place"], told["reason"])
-    for name in ("digests", "signatures"):
-        told[name] = {kind: base64.b64decode(text) for kind, text in told[name].items()}
     sample = told.pop("sample")
+    for holder, name in ((sample, "digests"), (told, "signatures")):
+        holder[name] = {kind: base64.b64decode(text) for kind, text in holder[name].items()}
     for kind in ("image", "audio"):
         if sample[kind] is not None:
             sample[kind] = media.read(sample[kind]) if media else b""

@@ -76,8 +76,8 @@ class DatasetWriter:
         self.leaks.add(
             sample.split,
             sample.group,
-            image=sample.image,
-            audio=sample.audio,
+            image=sample.digests.get("image", sample.image),
+            audio=sample.digests.get("audio", sample.audio),
             texts=all_texts(sample.texts),
         )
 

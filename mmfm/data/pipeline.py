@@ -26,11 +26,11 @@ from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.loading import load
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Draw, Order
-from mmfm.data.prefetch import Prefetcher, check_cache
 from mmfm.data.quarantine import BadRecord, Quarantine
 from mmfm.data.reader import SampleReader
-from mmfm.data.remote import RemoteConfig, Traffic
-from mmfm.data.shard_cache import CacheConfig
+from mmfm.data.remote.cache import CacheConfig
+from mmfm.data.remote.fetch import RemoteConfig, Traffic
+from mmfm.data.remote.prefetch import Prefetcher, check_cache
 from mmfm.data.transforms.base import BadSample
 from mmfm.types import Batch
 

@@ -19,9 +19,9 @@ def made(number: int, split: str = "", time: float | None = None, group: str = "
     digests = {kind: hashlib.sha256(str(v).encode()).digest()[:12] for kind, v in has.items()}
     sample = Sample(
         key=str(number), id=str(number), group=group or str(number), split=split,
-        texts={"en": ["a"]},
+        texts={"en": ["a"]}, digests=digests,
     )  # fmt: skip
-    return Made(f"line {number}", sample, time, digests, signatures, {})
+    return Made(f"line {number}", sample, time, signatures, {})
 
 
 def choose(items: list[Made | LeftOut], **options) -> list[str]:

@@ -82,6 +82,30 @@ def test_table(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert manifest["command"].startswith(f"mmfm data make table {shop / 'shop.csv'} OUT ")
 
 
+def test_of_rows_that_share_an_id_the_first_stays(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("sku,t\na,one\nb,two\na,three\na,four\n")
+    assert make("table", tmp_path / "t.csv", tmp_path / "out", "texts.en=[t]", "id=sku") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert {name: sample["texts"] for name, sample in found.items()} == {
+        "a": {"en": ["one"]},
+        "b": {"en": ["two"]},
+    }
+    ((reason, left_out),) = manifest["notes"]["left_out"].items()
+    assert reason == "id is there already"
+    assert left_out == {"samples": 2, "first": ["t.csv:4", "t.csv:5"]}
+
+
+def test_equal_pictures_are_leaks_whatever_their_files_say(tmp_path: Path) -> None:
+    picture = noise(20, 20)
+    for split, comment in (("train", b"one"), ("val", b"two")):
+        (tmp_path / f"in/{split}/a").mkdir(parents=True)
+        data = encoded(picture, "JPEG", quality=95, comment=comment)
+        (tmp_path / f"in/{split}/a/1.jpg").write_bytes(data)
+    assert make("image_folder", tmp_path / "in", tmp_path / "out", "split_folders=true") == 0
+    manifest, _ = dataset(tmp_path / "out")
+    assert manifest["leaks"]["val"]["image"] == {"same_group": 0, "other_group": 1, "of": 1}
+
+
 def test_the_same_input_gives_the_same_bytes(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make("table", shop / "shop.csv", shop / "one", *COLUMNS)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})

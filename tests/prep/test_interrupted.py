@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mmfm_prep import from_files
+from mmfm_prep import from_files, make
 from mmfm_prep.cli import main
 from mmfm_prep.draft import Draft
 from mmfm_prep.from_files import FilesSource
@@ -102,7 +102,23 @@ def test_two_at_once_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with (work / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert main(["make", __name__, str(tmp_path / "lines"), str(tmp_path / "out")]) == 2
+        assert (work / "lock").exists(), "it belongs to the other process"
     assert "another process is making this dataset" in capsys.readouterr().err
+
+
+def test_one_that_was_made_meanwhile_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lines").write_text("one\n")
+    words = ["make", __name__, str(tmp_path / "lines"), str(tmp_path / "out")]
+    assert main(words) == 0
+    before = tars(tmp_path / "out")
+    found = iter([None])  # what was there when this process looked first
+    there = make.existing
+    monkeypatch.setattr(make, "existing", lambda folder: next(found, there(folder)))
+    assert main([*words, "seed=1"]) == 2
+    assert "was made by another process meanwhile" in capsys.readouterr().err
+    assert tars(tmp_path / "out") == before
 
 
 @pytest.mark.slow

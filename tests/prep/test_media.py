@@ -200,3 +200,16 @@ def test_what_looks_and_sounds_equal_has_an_equal_digest() -> None:
         for data in (clip(tone, "WAV"), clip(tone, "FLAC"), clip(tone[1:]))
     ]
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_grey_of_16_bits_is_not_cut_off() -> None:
+    grey = np.repeat(np.linspace(0, 65535, 64).astype(np.uint16)[None], 64, axis=0)
+    data, ending = image(encoded(Image.fromarray(grey), "PNG"), image_longest=32)
+    assert ending == "png"
+    columns = np.asarray(opened(data)).astype(int)[10]
+    assert np.abs(columns - np.linspace(2, 253, 32)).max() <= 3
+
+
+def test_floats_are_refused() -> None:
+    with pytest.raises(ValueError, match="picture has floats for pixels"):
+        image(encoded(Image.new("F", (8, 8)), "TIFF"))
