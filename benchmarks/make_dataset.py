@@ -4,9 +4,9 @@
 
 The pictures are Debian's openclipart-png, fetched with apt-get into the cache folder, or those of
 any folder. `make` shrinks them to 256 pixels and writes shards, the numbers of workers taking
-turns. Memory is read from /proc ten times a second: the resident memory of the largest process, and the
-sum over all, once as it is (pages that processes share counted for each) and once with shared pages
-divided among them. Exits with 1 if the tars' sha256 depend on the number of workers.
+turns. Memory is read from /proc ten times a second: the resident memory of the largest process, and
+the sum over all, once as it is (pages that processes share are counted for each of them) and once
+with shared pages divided. Exits with 1 if the tars' sha256 depend on the number of workers.
 """
 
 from __future__ import annotations
