@@ -149,7 +149,11 @@ class _MicroBatches:
                 return sample
             except BadSample as problem:
                 bad.append(BadRecord.of(problem))
-            candidate = self.order.replacement(draw, attempt)
+                last = problem
+            try:
+                candidate = self.order.replacement(draw, attempt)
+            except ValueError as error:
+                raise ValueError(f"{error}, the last one: {last}") from None
         stratum = self.order.strata[draw.stratum]
         reasons = Counter(record.reason for record in bad[-MAX_REPLACEMENTS:])
         raise ValueError(
