@@ -68,7 +68,8 @@ class Config(FilesSource, Layout):
             raise ValueError("split and split_files: name one of them")
 
     def drafts(self) -> Iterator[Draft | LeftOut]:
-        self._root = self.root or (self.input if self.input.is_dir() else self.input.parent)
+        beside = self.input if self.input.is_dir() else self.input.parent
+        self._root = self.root.expanduser() if self.root else beside
         media = [name for name in (self.image, self.audio) if name]
         self._files = {name: NamedFiles(name, self._root) for name in media}
         if self.input.is_dir() and not self.split and not self.split_files:
