@@ -18,7 +18,7 @@ from tests.data.make_shards import files_of, png, sound
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long paths aren't folded into what the tests look for."""
-    monkeypatch.setattr("mmfm_prep.verify._WIDTH", 1_000)
+    monkeypatch.setattr("mmfm_prep.progress._WIDTH", 1_000)
 
 
 @pytest.fixture(scope="module")
