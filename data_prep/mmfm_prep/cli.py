@@ -3,6 +3,7 @@
     mmfm data make synthetic data/synthetic          # a small tri-modal set, made up, no network
     mmfm data make emoji data/emoji image_size=96    # options are key=value
     mmfm data make movielens data/movielens          # films, and who watched which
+    mmfm data make interactions orders.csv data/orders user=who item=what time=at
     mmfm data make table shop.csv data/shop image=photo 'texts.en=[title]' 'labels=[category]'
     mmfm data make image_folder photos data/photos   # audio_folder, text_folder: a class a folder
     mmfm data make coco coco data/coco               # captions in COCO's JSON
@@ -22,6 +23,7 @@ Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -37,6 +39,8 @@ _OPTION = re.compile(r"[A-Za-z_][\w.]*=")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mmfm data`` with `argv` (without "data"); returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and texts may be what it can't encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     try:
         args, rest = parser.parse_known_args(argv)

@@ -56,11 +56,10 @@ class FolderSource(FilesSource):
         self._ungrouped = self._inner = 0
         self._hint_splits()
         number = -1
-        for path in sorted(p for p in self.input.rglob("*") if p.is_file()):
+        for path in sorted(_files(self.input)):
             inside = path.relative_to(self.input)
             ending = path.suffix.lower()
-            caption = ending == ".txt" and modality != "text"
-            if caption or any(part.startswith(".") for part in inside.parts):
+            if ending == ".txt" and modality != "text":  # a caption
                 continue
             if ending not in endings:
                 yield LeftOut(str(inside), f"not a file of {', '.join(endings)}")
@@ -156,3 +155,19 @@ def _listed(folder: Path, lists: dict[str, Path]) -> dict[str, str]:
             if found.setdefault(path, split) != split:
                 raise PrepError(f"lists: {path} is in {found[path]} and in {split}")
     return found
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files below `folder` that aren't hidden, links to folders followed, dangling links too.
+    OSError where a folder can't be read.
+    """
+    here = folder.resolve()
+    if here in above:  # a link into what is read already
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, (*above, here))
+        elif path.is_file() or not path.exists():
+            yield path

@@ -148,19 +148,7 @@ class Config(FilesSource, Layout):
         return self.splits.get(split, split)
 
     def _media(self, row: Row, column: str | None) -> Media:
-        value = _cell(row, column) if column else None
-        if isinstance(value, list):
-            if len(value) > 1:
-                raise ValueError(f"{column} names several files")
-            value = value[0] if value else None
-        if isinstance(value, dict):  # as Hugging Face's datasets write them
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            return value or None
-        path = text(value)
-        if "://" in path:
-            raise ValueError(f"{column} is a URL, not a file: fetch them first")
-        return self._files[column or ""].path(path) if path else None
+        return self._files[column].medium(_cell(row, column)) if column else None
 
 
 def _names(column: str) -> list[str]:
