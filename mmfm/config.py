@@ -80,7 +80,11 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> None:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {item!r}: the value is not valid YAML: {error}") from None
+            problem = getattr(error, "problem", None) or str(error)
+            raise ConfigError(
+                f"override {item!r}: the value is not valid YAML ({problem}); if it is text, quote "
+                f"it: '{key}=\"{text}\"'"
+            ) from None
         node = raw
         *parents, last = key.split(".")
         for depth, part in enumerate(parents):

@@ -129,7 +129,7 @@ def test_files_and_overrides(tmp_path: Path) -> None:
     [
         ("name", r"override 'name' must look like key\.sub=value"),
         ("=3", r"must look like"),
-        ("name=[1", r"override 'name=\[1': the value is not valid YAML"),
+        ("name=[1", r"override 'name=\[1': the value is not valid YAML .*quote it: .name=\"\[1\""),
         ("name.sub=3", r"override 'name\.sub=3': name is 'n', not a mapping"),
         ("inner.siez=3", r"unknown key inner\.siez; did you mean 'size'"),
     ],
