@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno is None:
             raise
-        print(f"mmfm data: {error.filename or ''}: {error.strerror}".strip(), file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""  # a full disk tells of no file
+        print(f"mmfm data: {where}{error.strerror}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mmfm data: stopped; nothing half-written is left", file=sys.stderr)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import soundfile
 from PIL import Image, ImageOps
 
 from mmfm_prep import pictures, sound
@@ -23,6 +22,7 @@ AudioFormat = Literal["keep", "flac", "wav"]
 _ENDINGS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}
 _NAMES = {ending: name for name, ending in _ENDINGS.items()}
 _SOUNDS = {"FLAC": "flac", "WAV": "wav", "OGG": "ogg"}
+_MOST_HZ = 655_350  # FLAC's
 _MARGIN = 2  # times the size that a JPEG is shrunk to: what is left is for the better filter
 _FILTER = Image.Resampling.LANCZOS
 
@@ -50,9 +50,11 @@ class Processing:
     def __post_init__(self) -> None:
         if self.image_longest is not None and self.image_shortest is not None:
             raise ValueError("image_longest and image_shortest: name one of them")
-        for name in ("image_longest", "image_shortest", "audio_rate"):
+        for name in ("image_longest", "image_shortest"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} = {value} must be at least 1")
+        if self.audio_rate is not None and not 1000 <= self.audio_rate <= _MOST_HZ:
+            raise ValueError(f"audio_rate = {self.audio_rate} must be from 1000 to {_MOST_HZ}")
         if not 1 <= self.image_quality <= 100:
             raise ValueError(f"image_quality = {self.image_quality} must be from 1 to 100")
         if self.audio_loudness is not None and not -70 < self.audio_loudness < 0:
@@ -126,7 +128,7 @@ def audio(
     ValueError, its message a reason, where there is none, or none is heard; `Unwanted` where it is
     not `wanted`.
     """
-    wave, rate = sound.decode(data)
+    wave, rate, kind = sound.read(data, wanted.check)
     if not np.isfinite(wave).all():
         raise ValueError("sound has values that are no numbers")
     if not len(wave) or not wave.any():
@@ -134,13 +136,15 @@ def audio(
     wanted.check(len(wave) / rate)
     digest = hashlib.sha256(f"{rate}".encode() + wave.tobytes()).digest()[:12]
     signature = audio_filter.signature(wave, rate) if near else b""
-    here = _SOUNDS.get(soundfile.info(io.BytesIO(data)).format)
+    here = _SOUNDS.get(kind)
     changed = how.audio_rate is not None or how.audio_loudness is not None
     if here and not changed and how.audio_format in ("keep", here):
         return Medium(data, here, digest, signature)
     ending = "flac" if how.audio_format == "keep" else how.audio_format
     to_rate = how.audio_rate or rate
     wave = sound.resample(wave, rate, to_rate)
+    if not len(wave):
+        raise ValueError("sound is too short for audio_rate")
     if how.audio_loudness is not None:
         wave = sound.to_loudness(wave, to_rate, how.audio_loudness)
     return Medium(sound.encode(wave, to_rate, ending), ending, digest, signature)
@@ -158,7 +162,7 @@ def _open(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are judged here
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=pictures.FORMATS)
         wanted.check(picture.size)
         size = _size(picture.size, how)
         keeps_size = size == picture.size

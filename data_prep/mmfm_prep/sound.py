@@ -5,6 +5,7 @@ FLAC.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 import soundfile
@@ -14,15 +15,35 @@ from numpy.typing import NDArray
 from mmfm_prep.errors import PrepError
 
 Wave = NDArray[np.float32]
+_BLOCK = 1 << 20
+_LEAST_HZ = 1000
 
 
 def decode(data: bytes) -> tuple[Wave, int]:
     """Mono samples in [-1, 1] and their rate in Hz. ValueError where `data` is no sound."""
+    wave, rate, _ = read(data)
+    return wave, rate
+
+
+def read(
+    data: bytes, look: Callable[[float], None] = lambda seconds: None
+) -> tuple[Wave, int, str]:
+    """As `decode`, with the name of the file's format (``FLAC``). `look` hears the seconds that the
+    header tells before anything is decoded, and may raise.
+    """
     try:
-        wave, rate = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
-    except soundfile.SoundFileError:  # what it says names an address, so no two are alike
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            if file.samplerate < _LEAST_HZ:  # at another rate it would be as long as damage has it
+                raise ValueError(f"sound has a rate under {_LEAST_HZ} Hz")
+            look(file.frames / file.samplerate)
+            blocks = [np.empty(0, np.float32)]
+            # By blocks: a damaged header may tell of terabytes.
+            while len(block := file.read(_BLOCK, "float32", always_2d=True)):
+                blocks.append(block.mean(axis=1))
+            wave = np.concatenate(blocks)
+            return wave, int(file.samplerate), str(file.format)
+    except soundfile.SoundFileError:  # its text has an address, which is another each time
         raise ValueError("not a readable sound") from None
-    return wave.mean(axis=1), int(rate)
 
 
 def resample(wave: Wave, rate: int, to_rate: int) -> Wave:
@@ -67,7 +88,8 @@ def to_loudness(wave: Wave, rate: int, lufs: float) -> Wave:
         import pyloudnorm
     except ModuleNotFoundError:
         raise PrepError("loudness needs pyloudnorm: pip install 'mmfm[filters]'") from None
-    block = min(0.4, len(wave) / rate)  # of a shorter sound all of it
+    # Of a shorter sound all of it, less what rounding may add.
+    block = min(0.4, float(np.nextafter(len(wave) / rate, 0)))
     loudness = pyloudnorm.Meter(rate, block_size=block).integrated_loudness(wave)
     if not np.isfinite(loudness):
         return wave
@@ -77,7 +99,10 @@ def to_loudness(wave: Wave, rate: int, lufs: float) -> Wave:
 
 
 def encode(wave: Wave, rate: int, ending: str = "flac") -> bytes:
-    """16-bit mono ``flac`` or ``wav``."""
+    """16-bit mono ``flac`` or ``wav``. ValueError where the format has no such rate."""
     out = io.BytesIO()
-    soundfile.write(out, wave, rate, format=ending.upper(), subtype="PCM_16")
+    try:
+        soundfile.write(out, wave, rate, format=ending.upper(), subtype="PCM_16")
+    except soundfile.SoundFileError:
+        raise ValueError(f"sound can't be written as {ending} at {rate} Hz") from None
     return out.getvalue()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -191,3 +193,15 @@ def test_inspect_refuses_what_is_no_dataset(
                 tar.addfile(tarfile.TarInfo(name))
     assert main(["inspect", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_full_disk_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("mmfm_prep.writer.DatasetWriter.write", full)
+    assert main(["make", "synthetic", str(tmp_path / "out"), "train_samples=4"]) == 2
+    assert capsys.readouterr().err == "mmfm data: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []

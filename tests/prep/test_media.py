@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import zlib
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from mmfm_prep import media
 from mmfm_prep.filters import Unwanted
+from mmfm_prep.filters.audio import AudioFilter
 from mmfm_prep.filters.image import ImageFilter
 from mmfm_prep.media import Processing
 
@@ -187,6 +189,7 @@ def test_bad_sounds_are_refused(data: bytes, reason: str) -> None:
         {"image_longest": 9, "image_shortest": 9},
         {"image_quality": 0},
         {"audio_rate": 0},
+        {"audio_rate": 700_000},
         {"audio_loudness": 3.0},
     ],
 )
@@ -225,3 +228,34 @@ def test_grey_of_16_bits_is_not_cut_off() -> None:
 def test_floats_are_refused() -> None:
     with pytest.raises(ValueError, match="picture has floats for pixels"):
         image(encoded(Image.new("F", (8, 8)), "TIFF"))
+
+
+def test_a_sound_is_too_long_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = clip(TONE)
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_, **__: pytest.fail("it was decoded"))
+    with pytest.raises(Unwanted, match="longer than"):
+        media.audio(data, Processing(), AudioFilter(max_seconds=0.5))
+
+
+def test_damaged_sounds_are_refused_and_end_nothing() -> None:
+    """A damaged header, or end, is a ValueError or a sound, never anything else."""
+    lot, sounds = random.Random(0), [clip(TONE, kind) for kind in ("WAV", "FLAC", "OGG", "MP3")]
+    how = Processing(audio_rate=16000, audio_loudness=-23.0)
+    refused: list[str] = []
+    for number in range(240):
+        data = bytearray(sounds[number % 4])
+        for _ in range(3):
+            data[lot.randrange(100)] = lot.randrange(256)
+        try:
+            media.audio(bytes(data), how)
+        except ValueError as error:
+            refused.append(str(error))
+    assert 0 < len(refused) < 240
+    assert len(set(refused)) < 10
+
+
+def test_what_another_program_would_run_is_not_opened() -> None:
+    data = encoded(noise(8, 8), "EPS")
+    assert opened(data).format == "EPS"
+    with pytest.raises(ValueError, match="picture is unreadable"):
+        image(data)

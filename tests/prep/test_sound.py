@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 
 import numpy as np
@@ -59,3 +60,34 @@ def test_level() -> None:
 def test_what_is_no_sound_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="not a readable sound"):
         sound.decode(b"nothing")
+
+
+def test_a_header_that_tells_of_terabytes() -> None:
+    """The total of a FLAC file stands in its header, and can be anything."""
+    data = bytearray(sound.encode(tone(8000, 0.5), 8000))
+    data[21:26] = bytes([data[21] | 0x0F, 0xFF, 0xFF, 0xFF, 0xFF])
+    with contextlib.suppress(ValueError):
+        assert len(sound.decode(bytes(data))[0]) <= 4000
+
+
+def test_reasons_are_the_same_for_all() -> None:
+    reasons = set()
+    for data in (b"nothing", b"", b"RIFF" + bytes(100)):
+        with pytest.raises(ValueError, match="not a readable sound") as caught:
+            sound.decode(data)
+        reasons.add(str(caught.value))
+    assert len(reasons) == 1
+
+
+def test_loudness_of_any_length() -> None:
+    for rate in (7999, 11025, 44100):
+        for length in (1, 2, 3, 7, 29, 3199, rate * 2 // 5, rate):
+            louder = sound.to_loudness(tone(rate, length / rate + 1e-9), rate, -23.0)
+            assert np.isfinite(louder).all()
+
+
+def test_a_rate_that_is_none_is_refused() -> None:
+    data = bytearray(sound.encode(tone(8000, 0.5), 8000, "wav"))
+    data[24:28] = (1).to_bytes(4, "little")
+    with pytest.raises(ValueError, match="rate under 1000 Hz"):
+        sound.decode(bytes(data))

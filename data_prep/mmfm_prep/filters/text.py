@@ -22,7 +22,8 @@ class TextFilter:
 
     `min_chars` … `max_words`: its length, in characters and in words between white space.
     `languages`: ISO 639-1 codes; the detector must give them, together, a probability of at least
-    `language_confidence`. Texts under `language_min_chars` are kept undetected: too short to tell.
+    `language_confidence`. Texts that have fewer than `language_min_chars`, masks aside, are kept
+    undetected: too short to tell.
     `scripts`: Unicode's names; 90 % of the letters must be of them. `personal`: what becomes of
     texts with e-mail addresses, phone, card and account numbers. `phone_region`: the country (ISO
     3166, ``DE``) whose phone numbers are found without their ``+49``.
@@ -89,8 +90,8 @@ class TextFilter:
         self._check_length(text)
         if self.scripts and not language.in_scripts(text, self.scripts):
             raise Unwanted(f"text not in script {', '.join(self.scripts)}")
-        if self.languages and len(text) >= self.language_min_chars:
-            plain = personal.without_masks(text)
+        plain = personal.without_masks(text).strip()
+        if self.languages and len(plain) >= self.language_min_chars:
             if not language.in_languages(plain, self.languages, self.language_confidence):
                 raise Unwanted(f"text not in {', '.join(self.languages)}")
         return text

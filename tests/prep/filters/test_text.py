@@ -67,6 +67,10 @@ def test_short_texts_are_too_short_to_tell() -> None:
     assert reason("😀 " * 20, languages=["ru"]) == "text not in ru"
 
 
+def test_masks_do_not_make_a_text_long_enough_to_tell() -> None:
+    assert reason("[e-mail] [phone] Jo", languages=["ru"], personal="mask") is None
+
+
 def test_the_confidence_is_that_of_all_languages_together() -> None:
     text = "ein roter Stuhl im Garten"
     sure = dict(language._detector().rank(text))["de"]
