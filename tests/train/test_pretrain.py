@@ -151,6 +151,18 @@ def test_dry_run_shows_the_plan_and_writes_nothing(synthetic: Path, tmp_path: Pa
         assert f"synthetic:{name} " in out
     assert re.search(r"synthetic +\d+ +[\d,]+  \d+\.\d\d$", out, re.M)
     assert not run.exists()
+    few = [
+        "train.max_steps=2",
+        "optim.warmup_steps=1",
+        "data.global_batch_size=8",
+        "data.allow_rare_strata=true",
+    ]
+    assert cli.main([*pretrain(synthetic, run, *few), "--dry-run"]) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"synthetic:audio\+text .* rare$", out, re.M)
+    assert re.search(
+        r"^warning   synthetic:audio\+text: \d+ of \d+ samples \(.*never seen in 2", out, re.M
+    )
 
 
 def test_masked_objectives_need_a_masked_view(synthetic: Path, tmp_path: Path, capfd) -> None:
