@@ -206,6 +206,8 @@ def _scalar(value: Any, hint: Any, path: str) -> Any:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join([path, *(str(p) for p in first["loc"] if isinstance(p, int))])
+        if first["type"] == "list_type" and isinstance(value, str | int | float):
+            raise ConfigError(f"{where} = {value!r}: a list is needed, [{value}]") from None
         raise ConfigError(f"{where} = {value!r}: {first['msg']}") from None
 
 

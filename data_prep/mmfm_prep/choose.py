@@ -90,10 +90,13 @@ class _First:
                 return f"{_NAMES[kind]} is also held out"
             if kind in self._duplicates and digest in self._seen[kind]:
                 return f"{_NAMES[kind]} is there already"
-        for kind, index in self._near.items():
-            signature = made.signatures.get(kind)
-            if signature and index.add(number, signature) is not None:
+        signed = {kind: made.signatures.get(kind) for kind in self._near}
+        for kind, signature in signed.items():
+            if signature and self._near[kind].find(signature) is not None:
                 return f"{_NAMES[kind]} is nearly one that is there"
+        for kind, signature in signed.items():
+            if signature:
+                self._near[kind].remember(number, signature)
         for kind, digest in made.sample.digests.items():
             if kind in self._duplicates:
                 self._seen[kind].add(digest)

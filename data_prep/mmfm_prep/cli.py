@@ -3,8 +3,12 @@
     mmfm data make synthetic data/synthetic          # a small tri-modal set, made up, no network
     mmfm data make emoji data/emoji image_size=96    # options are key=value
     mmfm data make movielens data/movielens          # films, and who watched which
+    mmfm data make interactions orders.csv data/orders user=who item=what time=at
     mmfm data make table shop.csv data/shop image=photo 'texts.en=[title]' 'labels=[category]'
-    mmfm data make image_folder photos data/photos   # or audio_folder: a class a folder
+    mmfm data make image_folder photos data/photos   # audio_folder, text_folder: a class a folder
+    mmfm data make coco coco data/coco               # captions in COCO's JSON
+    mmfm data make conll wnut17 data/wnut17          # a token and its tag a line
+    mmfm data make shards cc12m data/cc12m           # WebDataset tars, processed and filtered
     mmfm data make my_package.my_source data/mine    # a source of your own
     mmfm data weights minilm data/weights/minilm     # a pretrained encoder, as a folder
     mmfm data inspect data/emoji                     # what is in it
@@ -19,6 +23,7 @@ Exit codes: 0 done, 2 an error that you can mend (one line on stderr says how).
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 import sys
@@ -34,6 +39,8 @@ _OPTION = re.compile(r"[A-Za-z_][\w.]*=")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``mmfm data`` with `argv` (without "data"); returns the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and texts may be what it can't encode
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     try:
         args, rest = parser.parse_known_args(argv)
@@ -74,8 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument(
         "source",
         metavar="SOURCE",
-        help="table, image_folder, audio_folder, synthetic, emoji, stamps, movielens, or a dotted "
-        "module",
+        help="table, image_folder, audio_folder, text_folder, coco, conll, shards, synthetic, "
+        "emoji, stamps, movielens, or a dotted module",
     )
     make.add_argument(
         "places",

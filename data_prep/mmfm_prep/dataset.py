@@ -60,7 +60,7 @@ class Found:
         found: Texts = {}
         for language, phrases in by_language.items():
             listed = phrases if isinstance(phrases, list) else [phrases]
-            if strings := [phrase for phrase in listed if isinstance(phrase, str)]:
+            if strings := [_whole(phrase) for phrase in listed if isinstance(phrase, str)]:
                 found[str(language)] = strings
         if "txt" in self.files and "texts" not in self.meta:
             found[""] = [self.files["txt"].decode("utf-8", errors="replace")]
@@ -99,6 +99,11 @@ class Found:
 
     def _first(self, endings: Collection[str]) -> bytes | None:
         return next((self.files[ending] for ending in endings if ending in self.files), None)
+
+
+def _whole(text: str) -> str:
+    """`text` with a question mark for each half of a surrogate pair, which JSON may hold."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def read_one(file: BinaryIO, shard: str, index: ShardIndex, i: int, split: str = ALL) -> Found:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -19,6 +21,7 @@ from mmfm_prep.leaks import normalise
 from mmfm_prep.sample import Sample, Texts, all_texts
 
 Media = bytes | Path | None
+_SPLIT = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(kw_only=True)
@@ -92,6 +95,7 @@ class Recipe:
             return LeftOut(draft.place, str(error))
 
     def _complete(self, draft: Draft) -> Made:
+        _check_names(draft)
         wanted, near = self.filters, self.filters.near
         found: dict[Kind, media.Medium] = {}
         if draft.image is not None:
@@ -169,6 +173,30 @@ class Recipe:
                 found[place] = LeftOut(made.place, reason)
             elif cosine is not None:
                 made.sample.meta["similarity"] = cosine
+
+
+def check_split(name: str) -> None:
+    """ValueError where `name` can't begin a shard's file name."""
+    if not _SPLIT.fullmatch(name):
+        raise ValueError("a split's name has other characters than letters, digits, '_', '.', '-'")
+
+
+def _check_names(draft: Draft) -> None:
+    if draft.split is not None:
+        check_split(draft.split)
+    told = [
+        draft.id,
+        draft.group,
+        draft.split,
+        draft.texts,
+        draft.history,
+        draft.labels,
+        draft.meta,
+    ]
+    try:
+        json.dumps(told, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, or a file name in another encoding
+        raise ValueError("its name, texts or labels are not valid Unicode") from None
 
 
 def _read(value: Path | bytes) -> bytes:

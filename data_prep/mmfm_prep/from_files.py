@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from mmfm_prep.augment.text import TextAugmentation
 from mmfm_prep.choose import TRAIN, Choice, Known, SplitBy
-from mmfm_prep.draft import Draft, LeftOut, Made, Recipe
+from mmfm_prep.draft import Draft, LeftOut, Made, Recipe, check_split
 from mmfm_prep.errors import PrepError
 from mmfm_prep.filters.options import Filters
 from mmfm_prep.media import Processing
@@ -59,6 +59,8 @@ class FilesSource(Source):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._splits: set[str] = set()
+        for split in self.shares:
+            check_split(split)
         if not self.shares or min(self.shares.values()) <= 0:
             raise ValueError(f"shares = {self.shares}: every share must be above 0")
 
@@ -118,7 +120,7 @@ class FilesSource(Source):
         said = False
         for draft in self.drafts():
             if isinstance(draft, Draft):
-                digest = hashlib.blake2b(draft.id.encode("utf-8", "replace"), digest_size=12)
+                digest = hashlib.blake2b(draft.id.encode("utf-8", "surrogatepass"), digest_size=12)
                 if digest.digest() in seen:
                     if self.same_id_hint and not said:
                         say(f"{draft.place}: id {draft.id!r} is there already; {self.same_id_hint}")

@@ -59,9 +59,10 @@ class LeakCounter:
         and its texts (only the first names the sample).
         """
         kinds = self._seen.setdefault(split, {kind: array("Q") for kind in KINDS})
-        owner = _hash(group.encode())
-        text = next((normalise(text).encode() for text in texts), None)
-        contents = {"image": image, "audio": audio, "text": text, "group": group.encode()}
+        name = group.encode("utf-8", "surrogatepass")
+        owner = _hash(name)
+        text = next((normalise(text).encode("utf-8", "surrogatepass") for text in texts), None)
+        contents = {"image": image, "audio": audio, "text": text, "group": name}
         for kind, content in contents.items():
             if content:
                 kinds[kind].extend((_hash(content), owner))

@@ -87,7 +87,7 @@ def image(
     ValueError, its message a reason, where there is none; `Unwanted` where it is not `wanted`.
     """
     picture, size, keeps_size = _open(data, how, wanted)
-    upright = _eight_bits(ImageOps.exif_transpose(picture))
+    upright = _eight_bits(_upright(picture))
     if upright.size != picture.size:  # a quarter turn
         size = size[::-1]
     here = _ENDINGS.get(picture.format or "")
@@ -104,7 +104,12 @@ def image(
     if not as_it_is:
         file = io.BytesIO()
         options = {} if ending == "png" else {"quality": how.image_quality}
-        upright.save(file, _NAMES[ending], **options)
+        try:
+            upright.save(file, _NAMES[ending], **options)
+        except (OSError, ValueError):
+            raise ValueError(
+                f"picture can't be written as {ending}, perhaps for its size"
+            ) from None
         data = file.getvalue()
     digest = hashlib.sha256(repr(size).encode() + upright.convert("RGB").tobytes()).digest()[:12]
     return Medium(data, ending, digest, (near and image_filter.signature(upright)) or b"")
@@ -167,6 +172,15 @@ def _open(
     except Exception:  # broken files make PIL raise almost anything
         raise ValueError("picture is unreadable") from None
     return picture, size, keeps_size
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is damaged but not needed
+            return ImageOps.exif_transpose(picture)
+    except Exception:  # training could not read it either
+        raise ValueError("picture has unreadable EXIF data") from None
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:

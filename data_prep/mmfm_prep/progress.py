@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -17,8 +18,17 @@ from rich.progress import (
 )
 
 T = TypeVar("T")
+_WIDTH = 160  # of what is no terminal: 80 columns would break the names of splits
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def stdout_console() -> Console:
+    """A console on stdout that shows names and texts of the user's as they are, in lines that are
+    not broken where stdout is no terminal.
+    """
+    width = None if sys.stdout.isatty() else _WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def say(message: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 import tempfile
@@ -105,13 +106,15 @@ class Spool:
                 out.write(b"\n")
                 while block := file.read(1 << 20):
                     out.write(block)
+                out.flush()
+                os.fsync(out.fileno())  # what has its name must be whole after a power cut too
             os.replace(path, self._path(chunk.name))
         return len(chunk.drafts)
 
     def read(self, name: str, media: bool) -> Iterator[Made | LeftOut]:
         """What became of the drafts of a chunk; without `media` pictures and sounds are empty."""
         with self._path(name).open("rb") as file:
-            lines = list(iter(file.readline, b"\n"))
+            lines = list(itertools.takewhile(b"\n".__ne__, file))
             for line in lines:
                 yield _parsed(json.loads(line), file if media else None)
 

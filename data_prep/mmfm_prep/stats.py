@@ -10,7 +10,6 @@ for `max_length` and `max_seconds`. Pictures and sounds are decoded as evaluatio
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -31,14 +30,13 @@ from mmfm_prep.dataset import Dataset, Found, worth
 from mmfm_prep.errors import PrepError
 from mmfm_prep.inspect.summary import Summary
 from mmfm_prep.parallel import ALL_CORES, Execution, ordered_map
-from mmfm_prep.progress import say, track
+from mmfm_prep.progress import say, stdout_console, track
 from mmfm_prep.writer import write_json
 
 POINTS = (0, 5, 50, 95, 99, 100)
 """Percentiles that are told."""
 _COVERED = 99
 _SUGGESTED_RATE = 16_000
-_WIDTH = 120
 
 
 def _numbers() -> array[float]:
@@ -95,7 +93,7 @@ def stats(
         "splits": found,
         "labels": {name: _label(counter) for name, counter in sorted(summary.labels.items())},
     }
-    _show(everything, Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH))
+    _show(everything, stdout_console())
     if output is not None:
         write_json(output, everything)
         say(f"numbers: {output}")
@@ -203,16 +201,16 @@ def _show(found: dict[str, Any], console: Console) -> None:
         for name in ("mean", "std"):
             if name in numbers:
                 values = ", ".join(f"{value:.3f}" for value in numbers[name])
-                console.print(f"{name} of pixels at {found['size']}: [{values}]", markup=False)
+                console.print(f"{name} of pixels at {found['size']}: [{values}]")
         for name in ("sample rates", "channels", "not decoded"):
             if name in numbers:
                 listed = ", ".join(f"{key}: {n:,}" for key, n in numbers[name].items())
-                console.print(f"{name}: {listed}", markup=False)
+                console.print(f"{name}: {listed}")
     for name, label in found["labels"].items():
         names = f"{len(label['names']):,} names, the commonest {label['majority']:.1%}"
-        console.print(f"label {name}: {names}", markup=False)
+        console.print(f"label {name}: {names}")
     for line in suggestions(found):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 def suggestions(found: dict[str, Any]) -> list[str]:

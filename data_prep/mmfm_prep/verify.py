@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Column, Table
 
 from mmfm.data.index import ShardIndex, index_path
@@ -31,11 +29,10 @@ from mmfm_prep.dataset import ALL, read_one, worth
 from mmfm_prep.decoding import Decoder
 from mmfm_prep.errors import PrepError
 from mmfm_prep.parallel import ALL_CORES, Execution, ordered_map
-from mmfm_prep.progress import track
+from mmfm_prep.progress import stdout_console, track
 from mmfm_prep.writer import file_sha256
 
 _PLACES = 3
-_WIDTH = 160  # of what is no terminal
 _NUMBERED = re.compile(r"(.*?)(\d+)(\.tar)?")
 
 
@@ -66,11 +63,11 @@ def verify(folder: Path, *, decode: bool = True, execution: Execution = ALL_CORE
     for what, times in counts.most_common():
         first = [place for w, place in problems if w == what][:_PLACES]
         table.add_row(what, f"{times:,}", "\n".join(first))
-    out = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    out = stdout_console()
     if problems:
         out.print(table)
     for line in _gaps(seen, [str(entry["name"]) for entry in entries]):
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(line, soft_wrap=True)
     samples = sum(len(shard.keys) for shard in seen)
     verdict = f"{len(problems):,} problems" if problems else "no problem"
     how = "decoded" if decode else "listed"
@@ -116,7 +113,7 @@ def _check_shard(folder: Path, entry: dict[str, Any], decode: bool) -> Seen:
     try:
         index = build_index(tar)
     except (ValueError, OSError) as error:
-        seen.problems.append(("shard can't be read", str(error)))
+        seen.problems.append(("shard can't be read", str(error).replace(str(tar), name)))
         return seen
     if not len(index):
         seen.problems.append(("shard is empty", name))

@@ -347,6 +347,8 @@ def _shard(entry: Mapping[str, Any], folder: str) -> Shard:
     if sum(sets.values()) != samples or min(sets.values(), default=0) < 0:
         raise ValueError(f"shard {name}: {samples} samples, but by modality set {sets}")
     size, sha256 = int(entry["bytes"]), str(entry["sha256"])
+    if size < 0:
+        raise ValueError(f"shard {name} has {size} bytes")
     return Shard(name, folder, size, sha256, samples, sets, split)
 
 

@@ -224,6 +224,11 @@ class Pipeline:
         return self._quarantine.counts
 
     @property
+    def fetches(self) -> bool:
+        """Whether a source is at a URL, so that there may be `traffic`."""
+        return any(manifest.remote is not None for _, manifest in self._dataset.reader.sources)
+
+    @property
     def traffic(self) -> Traffic:
         """What this rank has fetched of shards at URLs, by its workers and ahead of them, since
         this object was made. `waited_s` sums over the workers.

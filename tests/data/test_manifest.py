@@ -365,6 +365,9 @@ def test_manifests_that_make_no_sense(tmp_path: Path) -> None:
     edit(folder, lambda d: d["shards"][0].update(samples=7))
     with pytest.raises(ValueError, match="7 samples, but by modality set"):
         Manifest.open(folder)
+    edit(folder, lambda d: d["shards"][0].update(samples=3, bytes=-1))
+    with pytest.raises(ValueError, match="has -1 bytes"):
+        Manifest.open(folder)
     edit(folder, lambda d: d.update(format=99))
     with pytest.raises(ValueError, match="format 99"):
         Manifest.open(folder)

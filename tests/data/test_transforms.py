@@ -367,6 +367,7 @@ def test_text_is_encoded_and_padded(text_spec: dict[str, Any]) -> None:
     batch = transform.collate(items)
     assert batch["text"].dtype == torch.int64
     assert batch["text_mask"].sum(dim=1).tolist() == [len(i) for i in items]
+    assert batch["text"].shape == (2, len(items[0]))  # no longer than the longest
     assert (batch["text"][~batch["text_mask"]] == tokenizer.pad_id).all()
     long = transform.decode({}, {"texts": ["red " * 50]}, RNG, False)
     assert len(long) == text_spec["max_length"]

@@ -102,6 +102,17 @@ def test_near_duplicates_are_told_from_the_rest() -> None:
     assert choose(items, filters=Filters(near=Near(image=1))) == [reason, "val", "train"]
 
 
+def test_what_is_left_out_is_near_to_nothing() -> None:
+    """The second is refused for its text, so the third's picture is the first of its kind."""
+    one, other = bytes(8), b"\xff" * 8
+    items = [made(1, "train", near_image=one), made(2, "train", near_image=other)]
+    items.append(made(3, "train", near_image=other))
+    for number, item in enumerate(items):
+        item.signatures["text"] = bytes([number // 2]) * 128
+    filters = Filters(near=Near(image=1, text=0.9))
+    assert choose(items, filters=filters) == ["train", "text is nearly one that is there", "train"]
+
+
 def test_by_time_the_newest_are_held_out() -> None:
     items: list[Made | LeftOut] = [made(i, time=float(100 - i)) for i in range(10)]
     items += [made(10), made(11, split="test"), LeftOut("x", "is broken")]

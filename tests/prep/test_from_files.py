@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -290,3 +291,55 @@ def test_a_split_by_time_needs_times(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("t\none\ntwo\n")
     words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", "split_by=time"]
     assert make(*words) == 2  # no sample is left
+
+
+def test_names_in_another_encoding_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in (b"caf\xe9.png", "caf\u00e9.png".encode(), b"two\nlines 100%d.png"):
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "in"), name))).write_bytes(
+            encoded(noise(8, 8), "PNG")
+        )
+    assert make("image_folder", tmp_path / "in", tmp_path / "out") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert set(found) == {"caf\u00e9.png", "two\nlines 100%d.png"}
+    (reason,) = manifest["notes"]["left_out"]
+    assert "not valid Unicode" in reason
+
+
+def test_half_characters_in_texts_and_labels_are_left_out(tmp_path: Path) -> None:
+    rows = [{"t": "a", "k": "x"}, {"t": "\ud800", "k": "x"}, {"t": "c", "k": "\udfff"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert make("table", tmp_path / "a.jsonl", tmp_path / "out", "texts.en=[t]", "labels=[k]") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert set(found) == {"a/0"}
+    assert [entry["samples"] for entry in manifest["notes"]["left_out"].values()] == [2]
+
+
+def test_links_are_followed_and_dangling_ones_counted(tmp_path: Path) -> None:
+    photos, elsewhere = tmp_path / "photos", tmp_path / "elsewhere"
+    (photos / "cat").mkdir(parents=True)
+    elsewhere.mkdir()
+    (elsewhere / "a.png").write_bytes(encoded(noise(8, 8), "PNG"))
+    (photos / "dog").symlink_to(elsewhere)
+    (photos / "cat/b.png").symlink_to(elsewhere / "a.png")
+    (photos / "cat/gone.png").symlink_to(tmp_path / "gone.png")
+    (photos / "cat/again").symlink_to(photos)
+    assert make("image_folder", photos, tmp_path / "out") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert set(found) == {"dog/a.png", "cat/b.png"}
+    assert manifest["notes"]["left_out"] == {
+        "file is missing": {"samples": 1, "first": ["cat/gone.png"]}
+    }
+
+
+def test_a_split_can_not_lead_out_of_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("t,s\na,train\nb,../../x\nc,val[/x]\n")
+    words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]"]
+    assert make(*words, "split=s") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert [f["split"] for f in found.values()] == ["train"]
+    assert [entry["samples"] for entry in manifest["notes"]["left_out"].values()] == [2]
+    assert make(*words, "--force", "shares={a/b: 1}") == 2
+    assert "a split's name" in capsys.readouterr().err

@@ -51,6 +51,18 @@ def clip(samples: np.ndarray, kind: str = "WAV", rate: int = 8000, **options) ->
 TONE = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 8000)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_broken_exif_data_refuse_one_picture(kind: str) -> None:
+    with pytest.raises(ValueError, match="unreadable EXIF"):
+        image(encoded(noise(9, 9), kind, exif=b"Exif\0\0garbage"))
+
+
+@pytest.mark.parametrize(("ending", "side"), [("jpg", 65501), ("webp", 16384)])
+def test_too_long_for_a_format(ending: str, side: int) -> None:
+    with pytest.raises(ValueError, match=f"can't be written as {ending}"):
+        image(encoded(Image.new("L", (side, 1)), "PNG"), image_format=ending)
+
+
 @pytest.mark.parametrize(("kind", "ending"), [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp")])
 def test_what_needs_no_change_keeps_its_bytes(kind: str, ending: str) -> None:
     data = encoded(noise(30, 20), kind)

@@ -178,6 +178,7 @@ def test_json_beside_other_tables_is_about_them(tmp_path: Path) -> None:
         ("a.parquet", b"nothing", r"a\.parquet is not a readable Parquet file"),
         ("a.arrow", b"nothing", r"a\.arrow is not a readable Arrow file"),
         ("a.xlsx", b"", r"a\.xlsx is a spreadsheet: save it as CSV"),
+        ("a.csv.zip", b"", r"a\.csv\.zip is an archive: unpack it first"),
         ("a.dat", b"", r"a\.dat: a table ends with \.csv.*format=csv"),
     ],
 )

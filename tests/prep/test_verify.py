@@ -18,7 +18,7 @@ from tests.data.make_shards import files_of, png, sound
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
     """Long paths aren't folded into what the tests look for."""
-    monkeypatch.setattr("mmfm_prep.verify._WIDTH", 1_000)
+    monkeypatch.setattr("mmfm_prep.progress._WIDTH", 1_000)
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,27 @@ def test_refuses_what_is_no_dataset(
         (folder / "manifest.json").write_text("[]")
     assert main(["verify", str(folder)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["verify"], ["inspect"], ["stats"], ["inspect", "--html"]])
+def test_whatever_names_and_texts_hold_is_shown(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = {
+        "texts": {"[/e]": ["\ud800 :dog:"]},
+        "labels": {"[/l]": "[b]\ud800"},
+        "history": ["[/h]"],
+    }
+    content = {"json": json.dumps(about).encode(), "x[/y]": b""}
+    tar_of(tmp_path / "a.tar", {"[/k]": content, "caf\udce9": {"json": b"["}})
+    if words[-1] == "--html":
+        words = [*words, str(tmp_path / "page.html")]
+    assert main([words[0], str(tmp_path), *words[1:]]) == (2 if words == ["verify"] else 0)
+    shown = capsys.readouterr().out
+    assert ("[/h]" in shown) is (words == ["verify"])
+    if words[0] == "inspect":
+        assert "[/e]" in shown
+        assert "[b]\\ud800" in shown
 
 
 def test_an_empty_shard_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

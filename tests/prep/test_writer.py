@@ -13,7 +13,7 @@ import pytest
 from mmfm.data.index import ShardIndex, index_path
 from mmfm_prep.errors import PrepError
 from mmfm_prep.sample import Sample
-from mmfm_prep.writer import DatasetWriter, new_folder
+from mmfm_prep.writer import DatasetWriter, new_folder, write_json
 
 
 def sample(number: int, split: str = "train", **content: object) -> Sample:
@@ -158,3 +158,13 @@ def test_what_a_killed_process_left_is_removed_but_not_what_is_in_use(tmp_path: 
         assert not left.exists()
         (other / "b").touch()
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_json_is_written_whole_and_holds_any_name(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"name": "caf\udce9 é"})
+    assert json.loads(file.read_bytes()) == {"name": "caf\udce9 é"}
+    with pytest.raises(TypeError):
+        write_json(file, {"name": b""})
+    assert json.loads(file.read_bytes()) == {"name": "caf\udce9 é"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -78,7 +78,7 @@ def test_metrics(run: Path) -> None:
     assert sorted(rows) == list(range(1, 23))
     for step, row in rows.items():
         assert set(row) >= FIELDS
-        assert row["samples_seen"] == 32 * step
+        assert row["samples_seen"] == row["samples/synthetic"] == 32 * step
         assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
         assert 0 <= row["data_wait"] <= 1
         assert row["samples_per_s"] > 0
@@ -149,6 +149,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(synthetic: Path, tmp_path: Pa
     assert "batch     32 = 1 ranks × 1 micro-batches × 32" in out
     for name in ("audio+image+text", "image+text", "audio+text", "audio+image"):
         assert f"synthetic:{name} " in out
+    assert re.search(r"synthetic +\d+ +[\d,]+  \d+\.\d\d$", out, re.M)
     assert not run.exists()
 
 

@@ -68,7 +68,8 @@ class NearSounds:
 
     Two are where, laid one upon the other, they overlap for 80 % of the longer one and at most
     `errors` of the bits differ there (0.35 in the paper; unrelated sounds differ in half of them).
-    About 3 kB for each second.
+    Where both are silent nothing is compared: padding does not make clips the same. About 3 kB for
+    each second.
     """
 
     def __init__(self, errors: float) -> None:
@@ -78,27 +79,46 @@ class NearSounds:
         self._sounds: dict[int, NDArray[np.uint8]] = {}
         self._places: dict[int, list[tuple[int, int]]] = {}
 
-    def add(self, number: int, signature: bytes) -> int | None:
-        """The number of the first earlier sound that is the same; else this one is remembered."""
-        bits = np.frombuffer(signature, np.uint8).reshape(-1, 4)
-        words = bits.view(">u4").ravel().tolist()
+    def find(self, signature: bytes) -> int | None:
+        """The number of the first remembered sound that is the same."""
+        bits = _bits(signature)
         shifts = {
             (other, at - place)
-            for place, word in enumerate(words)
+            for word, place in _first_places(bits).items()
             for other, at in self._places.get(word, ())
         }
         for other, shift in sorted(shifts):
             if self._same(bits, self._sounds[other], shift):
                 return other
-        self._sounds[number] = bits
-        for place in range(0, len(words), _KEPT):
-            self._places.setdefault(words[place], []).append((number, place))
         return None
+
+    def remember(self, number: int, signature: bytes) -> None:
+        bits = self._sounds[number] = _bits(signature)
+        for word, place in _first_places(bits).items():
+            if place % _KEPT == 0:
+                self._places.setdefault(word, []).append((number, place))
 
     def _same(self, one: NDArray[np.uint8], other: NDArray[np.uint8], shift: int) -> bool:
         """Whether `one` is `other` from its place `shift` on."""
         start, end = max(0, -shift), min(len(one), len(other) - shift)
         if end - start < _OVERLAP * max(len(one), len(other)):
             return False
-        differ = np.bitwise_count(one[start:end] ^ other[start + shift : end + shift]).sum()
-        return bool(differ <= self.errors * 32 * (end - start))
+        one, other = one[start:end], other[start + shift : end + shift]
+        heard = np.count_nonzero((one | other).any(1))
+        differ = np.bitwise_count(one ^ other).sum()
+        return bool(differ <= self.errors * 32 * heard)
+
+
+def _bits(signature: bytes) -> NDArray[np.uint8]:
+    return np.frombuffer(signature, np.uint8).reshape(-1, 4)
+
+
+def _first_places(bits: NDArray[np.uint8]) -> dict[int, int]:
+    """Where each fingerprint occurs first. Not silence's, which all sounds share; a steady tone is
+    one fingerprint over and over, and its first place is enough to lay two upon each other.
+    """
+    words = bits.view(">u4").ravel()
+    found, places = np.unique(words, return_index=True)
+    return {
+        word: place for word, place in zip(found.tolist(), places.tolist(), strict=True) if word
+    }

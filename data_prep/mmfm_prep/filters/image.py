@@ -80,18 +80,18 @@ class NearImages:
         self._parts = [(low, (1 << high - low) - 1) for low, high in pairwise(ends)]
         self._tables: list[dict[int, list[tuple[int, int]]]] = [{} for _ in self._parts]
 
-    def add(self, number: int, signature: bytes) -> int | None:
-        """The number of the first earlier picture that is near; else this one is remembered."""
+    def find(self, signature: bytes) -> int | None:
+        """The number of the first remembered picture that is near."""
         bits = int.from_bytes(signature, "big")
-        keys = [bits >> low & mask for low, mask in self._parts]
         near = [
             other
-            for table, key in zip(self._tables, keys, strict=True)
-            for other, there in table.get(key, ())
+            for table, (low, mask) in zip(self._tables, self._parts, strict=True)
+            for other, there in table.get(bits >> low & mask, ())
             if (bits ^ there).bit_count() <= self.distance
         ]
-        if near:
-            return min(near)
-        for table, key in zip(self._tables, keys, strict=True):
-            table.setdefault(key, []).append((number, bits))
-        return None
+        return min(near, default=None)
+
+    def remember(self, number: int, signature: bytes) -> None:
+        bits = int.from_bytes(signature, "big")
+        for table, (low, mask) in zip(self._tables, self._parts, strict=True):
+            table.setdefault(bits >> low & mask, []).append((number, bits))

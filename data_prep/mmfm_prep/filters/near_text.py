@@ -1,8 +1,8 @@
 """Texts that are nearly the same, by MinHash (Broder 1997) with locality-sensitive hashing.
 
     seen = NearTexts(threshold=0.8)
-    seen.add(0, signature("A dog runs along the beach"))     # None
-    seen.add(1, signature("a dog runs along the  beach."))   # 0
+    seen.remember(0, signature("A dog runs along the beach"))
+    seen.find(signature("a dog runs along the  beach."))      # 0
 
 Texts are compared by the share of 3-character pieces that they have in common (Jaccard), in lower
 case and with white space folded. Characters, not words: it works where words aren't spaced, and
@@ -70,24 +70,23 @@ class NearTexts:
         self._size = 0
         self._allocate(1024)
 
-    def add(self, number: int, signature: bytes) -> int | None:
-        """The number of the first text at least as near as the threshold; where there is none,
-        this one is remembered.
-        """
+    def find(self, signature: bytes) -> int | None:
+        """The number of the first remembered text at least as near as the threshold."""
         bytes_ = np.frombuffer(signature, np.uint8)
         bucket = self._buckets(bytes_[None])[0]
         near = self._first_near(bytes_, self._heads[self._each_band, bucket])
-        if near is not None:
-            return int(self._numbers[near])
+        return None if near is None else int(self._numbers[near])
+
+    def remember(self, number: int, signature: bytes) -> None:
+        bytes_ = np.frombuffer(signature, np.uint8)
         if self._size == len(self._numbers):
             self._grow()
-            bucket = self._buckets(bytes_[None])[0]
+        bucket = self._buckets(bytes_[None])[0]
         self._signatures[self._size] = bytes_
         self._numbers[self._size] = number
         self._next[self._size] = self._heads[self._each_band, bucket]
         self._heads[self._each_band, bucket] = self._size
         self._size += 1
-        return None
 
     def _first_near(self, signature: Any, at: Any) -> int | None:
         """Walks the chains of all bands at once. Chains go from the latest text to the first."""

@@ -16,11 +16,11 @@ KINDS: tuple[Kind, ...] = ("image", "audio", "text")
 
 
 class NearIndex(Protocol):
-    """Signatures of what was seen; `add` gives the number of an earlier one that is near, else
-    remembers this one.
-    """
+    """Signatures of what was seen: `find` gives the number of the first one that is near."""
 
-    def add(self, number: int, signature: bytes, /) -> int | None: ...
+    def find(self, signature: bytes, /) -> int | None: ...
+
+    def remember(self, number: int, signature: bytes, /) -> None: ...
 
 
 @dataclass(kw_only=True)

@@ -10,18 +10,13 @@ was left out when it was made, and what the held-out splits share with the other
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-from rich.console import Console
 
 from mmfm_prep.dataset import Dataset
 from mmfm_prep.inspect.page import Contact, write_page
 from mmfm_prep.inspect.summary import Summary
 from mmfm_prep.inspect.tables import show
-from mmfm_prep.progress import say, track
-
-_WIDTH = 120  # a pipe has no width, and 80 columns would break the names of splits
+from mmfm_prep.progress import say, stdout_console, track
 
 
 def inspect(folder: Path, html: Path | None = None, samples: int = 24, seed: int = 0) -> Summary:
@@ -34,8 +29,7 @@ def inspect(folder: Path, html: Path | None = None, samples: int = 24, seed: int
     for sample in track(dataset.samples(), "read samples", len(dataset.manifest)):
         summary.add(sample)
         contact.offer(sample)
-    width = None if sys.stdout.isatty() else _WIDTH
-    show(summary, dataset.about, Console(highlight=False, width=width))
+    show(summary, dataset.about, stdout_console())
     if html:
         write_page(html, dataset, summary, contact)
         say(f"page: {html}")

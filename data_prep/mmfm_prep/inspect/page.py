@@ -41,7 +41,8 @@ class Contact:
         if not self.number:
             return
         self._count += 1
-        lot = random.Random(f"{self.seed}/{sample.split}/{sample.shard}/{sample.key}").random()
+        place = f"{self.seed}/{sample.split}/{sample.shard}/{sample.key}"
+        lot = random.Random(place.encode("utf-8", "surrogatepass")).random()
         heap = self._drawn.setdefault(sample.split, [])
         heapq.heappush(heap, (-lot, self._count, sample))
         if len(heap) > self.number:
@@ -79,7 +80,7 @@ def write_page(path: Path, dataset: Dataset, summary: Summary, contact: Contact)
         charts=[*histograms(summary), *bars(summary)],
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
 def _card(sample: Found) -> dict[str, Any]:

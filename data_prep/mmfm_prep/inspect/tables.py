@@ -19,7 +19,7 @@ TOP = 8
 def show(summary: Summary, about: Mapping[str, Any], console: Console) -> None:
     """Print `summary` as tables."""
     for key in ("command", "licence"):
-        console.print(f"{key}: {about.get(key, 'unknown')}", soft_wrap=True, markup=False)
+        console.print(f"{key}: {about.get(key, 'unknown')}", soft_wrap=True)
     for table in (_counts(summary), _media(summary), _labels(summary), _texts(summary)):
         if table.row_count:
             console.print(table)
@@ -33,7 +33,7 @@ def show(summary: Summary, about: Mapping[str, Any], console: Console) -> None:
         if counter:
             console.print(f"{what}: " + ", ".join(f"{n:,} {k}" for k, n in counter.items()))
     for line in left_out(about):
-        console.print(line, soft_wrap=True, markup=False)
+        console.print(line, soft_wrap=True)
 
 
 def left_out(about: Mapping[str, Any]) -> list[str]:

@@ -78,7 +78,5 @@ def sentences(path: Path, encoding: str) -> Iterator[Sentence]:
             f"{path} is not {encoding.removesuffix('-sig').upper()}: say what it is, e.g. "
             "encoding=latin-1"
         ) from None
-    except LookupError:
-        raise PrepError(f"encoding = {encoding!r}: Python knows none of that name") from None
     if current:
         yield current

@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from mmfm_prep.draft import Media
 from mmfm_prep.errors import PrepError
 from mmfm_prep.progress import say
+from mmfm_prep.tables.cells import text
 
 _TRIED = 100
 _LOOKED_AT = 5000  # folders, for one that has the file
@@ -26,6 +29,23 @@ class NamedFiles:
         self._first = Path()
         self._missing = 0
         self._found = False
+
+    def medium(self, value: Any) -> Media:
+        """The bytes in a cell, or the file that it names; None where it is empty. ValueError where
+        it names several, or a URL.
+        """
+        if isinstance(value, list):
+            if len(value) > 1:
+                raise ValueError(f"{self._column} names several files")
+            value = value[0] if value else None
+        if isinstance(value, dict):  # as Hugging Face's datasets write them
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes):
+            return value or None
+        name = text(value)
+        if "://" in name:
+            raise ValueError(f"{self._column} is a URL, not a file: fetch them first")
+        return self.path(name) if name else None
 
     def path(self, name: str) -> Path:
         """The file of the name in a cell. A backslash parts folders as a slash does."""

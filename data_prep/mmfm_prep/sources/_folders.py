@@ -1,4 +1,4 @@
-"""What `image_folder` and `audio_folder` share: files below a folder, a class by folder."""
+"""What sources of files in folders share: a class by folder, splits, groups, captions."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from mmfm_prep.errors import PrepError
 from mmfm_prep.from_files import FilesSource
 from mmfm_prep.progress import say
 from mmfm_prep.sources._splits import split_of
+from mmfm_prep.tables.layout import check_encoding
 
 
 @dataclass(kw_only=True)
 class FolderSource(FilesSource):
     """``<class>/…/file``, or with `split_folders` ``<split>/<class>/…/file``; files with no folder
-    above them have no class. A text file of the same stem is the caption, in `language`. `label`
+    above them have no class. A text file of the same stem is the caption, in `language`, written in
+    `encoding`. `label`
     names the field that the classes go into, `class_folder` another folder for them: 1 is the one
     inside the first, -1 the one that holds the file.
 
@@ -32,9 +34,11 @@ class FolderSource(FilesSource):
     group: str | None = None
     label: str = "class"
     language: str = "en"
+    encoding: str = "utf-8-sig"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_encoding(self.encoding)
         if self.split_folders and self.lists:
             raise ValueError("split_folders and lists: name one of them")
         try:
@@ -52,10 +56,10 @@ class FolderSource(FilesSource):
         self._ungrouped = self._inner = 0
         self._hint_splits()
         number = -1
-        for path in sorted(p for p in self.input.rglob("*") if p.is_file()):
+        for path in sorted(_files(self.input)):
             inside = path.relative_to(self.input)
             ending = path.suffix.lower()
-            if ending == ".txt" or any(part.startswith(".") for part in inside.parts):
+            if ending == ".txt" and modality != "text":  # a caption
                 continue
             if ending not in endings:
                 yield LeftOut(str(inside), f"not a file of {', '.join(endings)}")
@@ -72,11 +76,12 @@ class FolderSource(FilesSource):
         split = self._split(name, inside, folders)
         if split == "":
             return LeftOut(str(inside), "is in none of the lists")
-        caption = path.with_suffix(".txt")
+        caption = path if modality == "text" else path.with_suffix(".txt")
         try:
-            texts = caption.read_text(encoding="utf-8-sig") if caption.is_file() else ""
+            texts = caption.read_text(encoding=self.encoding) if caption.is_file() else ""
         except UnicodeDecodeError:
-            return LeftOut(str(inside), "its text is not UTF-8")
+            told = self.encoding.removesuffix("-sig").upper()
+            return LeftOut(str(inside), f"its text is not {told}")
         return Draft(
             place=name,
             key=f"{number:08d}",
@@ -150,3 +155,19 @@ def _listed(folder: Path, lists: dict[str, Path]) -> dict[str, str]:
             if found.setdefault(path, split) != split:
                 raise PrepError(f"lists: {path} is in {found[path]} and in {split}")
     return found
+
+
+def _files(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files below `folder` that aren't hidden, links to folders followed, dangling links too.
+    OSError where a folder can't be read.
+    """
+    here = folder.resolve()
+    if here in above:  # a link into what is read already
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files(path, (*above, here))
+        elif path.is_file() or not path.exists():
+            yield path

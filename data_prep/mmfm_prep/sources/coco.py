@@ -151,7 +151,7 @@ def _folder(path: Path, images: Path | None, split: str, names: list[str]) -> Pa
     """The folder that has one of the files `names`, which `path` lists; PrepError without one."""
     top = path.parent.parent if path.parent.name == _ANNOTATIONS else path.parent
     told = path.stem.partition("_")[2]  # train2017 of captions_train2017
-    bases = [images] if images else [top, top / "images"]
+    bases = [images.expanduser()] if images else [top, top / "images"]
     folders = [base / name for base in bases for name in dict.fromkeys((told, split, "")) if name]
     folders += bases
     for folder in folders:

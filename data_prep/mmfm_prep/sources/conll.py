@@ -22,6 +22,7 @@ from mmfm_prep.progress import say
 from mmfm_prep.sources._bio import Tags
 from mmfm_prep.sources._columns import Sentence, sentences
 from mmfm_prep.sources._splits import split_of
+from mmfm_prep.tables.layout import check_encoding
 
 _ENDINGS = (
     *(".conll", ".conllu", ".conll03", ".bio", ".iob", ".iob2", ".bioes", ".txt", ".tsv"),
@@ -46,6 +47,7 @@ class Config(FilesSource):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_encoding(self.encoding)
         if self.filters.text.personal == "mask":
             raise ValueError("filters.text.personal=mask would leave tokens as they are: use drop")
         self._token, self._tag = self._place("token"), self._place("tag")

@@ -16,82 +16,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import ClassVar, Literal
+from dataclasses import dataclass
 
 import numpy as np
 
-from mmfm_prep.choose import Known, SplitBy
+from mmfm_prep.choose import Known
 from mmfm_prep.draft import Draft, LeftOut, Made
 from mmfm_prep.errors import PrepError
-from mmfm_prep.from_files import FilesSource
 from mmfm_prep.progress import say
 from mmfm_prep.sample import Sample
-from mmfm_prep.sources._cells import text
-from mmfm_prep.sources._interactions import histories, movielens, recbole
-from mmfm_prep.sources._interactions.events import (
-    EventColumns,
-    Events,
-    Lost,
-    nothing_left,
-    read_events,
-)
-from mmfm_prep.sources._interactions.histories import Duplicates, Ints, Rules
+from mmfm_prep.sources._interactions import histories
+from mmfm_prep.sources._interactions.events import Events, Lost, nothing_left, read_events
+from mmfm_prep.sources._interactions.histories import Ints, Rules
+from mmfm_prep.sources._interactions.options import Options
 from mmfm_prep.sources._interactions.tables import (
-    ItemColumns,
     ItemTable,
     Tables,
     drafts_of_names,
     drafts_of_table,
     item_id,
-    tables_of_columns,
 )
-from mmfm_prep.sources._interactions.times import Unit
+from mmfm_prep.tables.cells import text
 from mmfm_prep.writer import file_sha256
 
 USERS = "users"
-_READ = ("user", "item", "time", "rating", "items", "items_id", "image", "audio", "texts", "labels")
 
 
 @dataclass(kw_only=True)
-class Config(FilesSource):
-    """`user`, `item`, `time`, `rating`: columns of the events; without `time` it is the rows that
-    are in order. Times are ISO 8601 or numbers of `time_unit`s since 1970. `items`: the table of
-    items, with `items_id` (default: as `item`) and, as in `table`, `image`, `audio`, `texts`,
-    `labels`, `root`.
-
-    Events rated below `min_rating` are in no history. Of several events of one person on one item
-    `duplicates` stay. Then people with less than `min_user` events and items with less than
-    `min_item` go, again and again until all have so many.
-    """
-
-    # People are one split and items the other: there is nothing to share out, nothing held out.
-    shares: ClassVar[dict[str, float]] = {"items": 1.0}  # type: ignore[misc]
-    split_by: ClassVar[SplitBy] = "group"  # type: ignore[misc]
-    drop_leaks: ClassVar[bool] = False  # type: ignore[misc]
-
-    preset: Literal["movielens", "recbole"] | None = None
-    user: str | None = None
-    item: str | None = None
-    time: str | None = None
-    rating: str | None = None
-    time_unit: Unit = "s"
-    items: Path | None = None
-    items_id: str | None = None
-    image: str | None = None
-    audio: str | None = None
-    texts: dict[str, list[str]] = field(default_factory=dict)
-    labels: list[str] = field(default_factory=list)
-    root: Path | None = None
-    min_rating: float | None = None
-    duplicates: Duplicates = "all"
-    min_user: int = 0
-    min_item: int = 0
+class Config(Options):
+    """See `Options`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check(self)
         self._lost = Lost()
         self._events: Events | None = None
         self._rows: Ints = np.zeros(0, dtype=np.int64)
@@ -101,10 +57,10 @@ class Config(FilesSource):
         return ()
 
     def input_digest(self) -> str:
-        return self._digest(super().input_digest() if self._tables().items else "")
+        return self._digest(super().input_digest() if self.tables().items else "")
 
     def samples(self) -> Iterator[Sample]:
-        tables = self._tables()
+        tables = self.tables()
         self._events = self._read(tables)
         rows = len(self._events) + self._lost.events
         if tables.items is not None:
@@ -116,10 +72,11 @@ class Config(FilesSource):
         yield from self._people(self._events, rows)
 
     def drafts(self) -> Iterator[Draft | LeftOut]:
-        tables = self._tables()
+        tables = self.tables()
         if tables.items is not None:
             return drafts_of_table(tables.items)
-        return iter(drafts_of_names((self._events or self._read(tables)).items))
+        assert self._events is not None
+        return iter(drafts_of_names(self._events.items))
 
     def last_choice(self, known: Known, splits: list[str | LeftOut]) -> list[str | LeftOut]:
         """Choose the events, now that it is known which items there are, and then the items that
@@ -178,7 +135,6 @@ class Config(FilesSource):
             tables.events(),
             tables.columns,
             self._lost,
-            unit=self.time_unit,
             min_rating=self.min_rating,
         )
         if not len(events):
@@ -199,48 +155,6 @@ class Config(FilesSource):
 
     def _digest(self, items: str) -> str:
         digest = hashlib.sha256(items.encode())
-        for file in self._tables().files:
+        for file in self.tables().files:
             digest.update(file_sha256(file).encode())
         return digest.hexdigest()
-
-    def _tables(self) -> Tables:
-        if self.preset == "movielens":
-            return movielens.tables(self.input)
-        usual = recbole.EVENTS if self.preset == "recbole" else EventColumns("", "")
-        columns = EventColumns(
-            self.user or usual.user,
-            self.item or usual.item,
-            self.time or usual.time,
-            self.rating or usual.rating,
-        )
-        items = ItemColumns(
-            id=self.items_id or columns.item,
-            image=self.image,
-            audio=self.audio,
-            texts=self.texts,
-            labels=self.labels,
-        )
-        if self.preset == "recbole":
-            return recbole.tables(self.input, columns, items, self.root)
-        return tables_of_columns(self.input, columns, self.items, items, self.root)
-
-
-def _check(config: Config) -> None:
-    """ValueError where the options don't fit each other."""
-    given = [name for name in (*_READ, "root") if getattr(config, name)]
-    if config.preset == "movielens" and given:
-        raise ValueError(f"preset=movielens knows its columns: leave out {', '.join(given)}")
-    if config.preset == "recbole" and config.items:
-        raise ValueError("preset=recbole reads the items beside the events: leave out items")
-    if config.preset is None:
-        content = bool(config.image or config.audio or any(config.texts.values()))
-        if not config.user or not config.item:
-            raise ValueError("name columns of the events: user=…, item=… (or a preset=…)")
-        if config.items and not content:
-            raise ValueError("name columns of the items: image=…, audio=… or 'texts.en=[…]'")
-        if not config.items and (content or config.items_id or config.labels or config.root):
-            raise ValueError("name the table of items, too: items=…")
-        if config.min_rating is not None and not config.rating:
-            raise ValueError("min_rating needs the column: rating=…")
-    if config.min_user < 0 or config.min_item < 0:
-        raise ValueError("min_user and min_item must be 0 or more")

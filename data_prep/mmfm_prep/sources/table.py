@@ -68,7 +68,8 @@ class Config(FilesSource, Layout):
             raise ValueError("split and split_files: name one of them")
 
     def drafts(self) -> Iterator[Draft | LeftOut]:
-        self._root = self.root or (self.input if self.input.is_dir() else self.input.parent)
+        beside = self.input if self.input.is_dir() else self.input.parent
+        self._root = self.root.expanduser() if self.root else beside
         media = [name for name in (self.image, self.audio) if name]
         self._files = {name: NamedFiles(name, self._root) for name in media}
         if self.input.is_dir() and not self.split and not self.split_files:
@@ -146,19 +147,7 @@ class Config(FilesSource, Layout):
         return self.splits.get(split, split)
 
     def _media(self, row: Row, column: str | None) -> Media:
-        value = _cell(row, column) if column else None
-        if isinstance(value, list):
-            if len(value) > 1:
-                raise ValueError(f"{column} names several files")
-            value = value[0] if value else None
-        if isinstance(value, dict):  # as Hugging Face's datasets write them
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            return value or None
-        path = text(value)
-        if "://" in path:
-            raise ValueError(f"{column} is a URL, not a file: fetch them first")
-        return self._files[column or ""].path(path) if path else None
+        return self._files[column].medium(_cell(row, column)) if column else None
 
 
 def _names(path: str) -> list[str]:

@@ -34,6 +34,7 @@ _FORMATS: dict[str, Format] = {
     ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow",
 }  # fmt: skip
 _SPREADSHEETS = (".xlsx", ".xls", ".ods")
+_ARCHIVES = (".zip", ".7z", ".tar", ".tgz")
 
 
 def read_rows(
@@ -87,6 +88,8 @@ def table_files(path: Path, layout: Layout) -> list[Path]:
         raise PrepError(f"there is no {path}")
     if path.suffix.lower() in _SPREADSHEETS:
         raise PrepError(f"{path} is a spreadsheet: save it as CSV (UTF-8)")
+    if path.suffix.lower() in _ARCHIVES or path.name.endswith(".tar.gz"):
+        raise PrepError(f"{path} is an archive: unpack it first")
     if _kind(path, layout)[0] is None:
         raise PrepError(
             f"{path}: a table ends with {', '.join(_FORMATS)}; for other endings say what it is: "

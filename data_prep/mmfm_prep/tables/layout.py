@@ -43,9 +43,12 @@ class Layout:
                 )
         if len(set(self.columns)) < len(self.columns):
             raise ValueError(f"columns = {self.columns}: a name is there twice")
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError:
-            raise ValueError(
-                f"encoding = {self.encoding!r}: Python knows none of that name"
-            ) from None
+        check_encoding(self.encoding)
+
+
+def check_encoding(name: str) -> None:
+    """ValueError where Python knows no encoding of that name."""
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError(f"encoding = {name!r}: Python knows none of that name") from None

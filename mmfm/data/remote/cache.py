@@ -101,7 +101,8 @@ class ShardCache:
                     os.close(descriptor)
                     continue
                 self._write(descriptor, path, size, fill)
-                os.replace(path, self.folder / name)
+                with self._locked():  # or one that makes room could count it under neither name
+                    os.replace(path, self.folder / name)
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
                 return descriptor
             except BaseException:

@@ -94,6 +94,7 @@ def fetch(
     *,
     size: int | None = None,
     sha256: str | None = None,
+    most: int | None = None,
     announce: Callable[[int], None] = lambda size: None,
     check: Callable[[], None] = lambda: None,
     traffic: Traffic | None = None,
@@ -102,9 +103,9 @@ def fetch(
     """Write what is at `url` to the start of `file`, which is cut there.
 
     `size`, `sha256`: what it must have, where known; `announce` hears the size that a server tells
-    where none is. `check` raises ValueError where what `file` now holds is wrong, FetchError where
-    another try is in vain. FetchError after the last try, at once where none can help; StoppedError
-    when `stop` is set.
+    where none is. `most`: the bytes that it may have, whatever is told. `check` raises ValueError
+    where what `file` now holds is wrong, FetchError where another try is in vain. FetchError after
+    the last try, at once where none can help; StoppedError when `stop` is set.
     """
     traffic, stop = traffic or Traffic(), stop or threading.Event()
     wrong: object = None
@@ -117,7 +118,7 @@ def fetch(
             raise StoppedError
         reason: Exception
         try:
-            digest = _receive(url, file, remote.timeout_s, size, announce, traffic, stop)
+            digest = _receive(url, file, remote.timeout_s, size, most, announce, traffic, stop)
             if sha256 is not None and digest != sha256:
                 raise _WrongContentError(f"its sha256 is {digest}, not {sha256}", digest)
             try:
@@ -158,6 +159,7 @@ def _receive(
     file: IO[bytes],
     timeout_s: float,
     size: int | None,
+    most: int | None,
     announce: Callable[[int], None],
     traffic: Traffic,
     stop: threading.Event,
@@ -171,6 +173,8 @@ def _receive(
         elif length not in (None, size):
             raise _WrongContentError(f"the server has {length} bytes, not {size}", length)
         expected = length if size is None else size
+        if most is not None and (expected or 0) > most:
+            raise FinalError(f"it has {expected} bytes, more than the {most} that it may have")
         mark = time.monotonic()
         while chunk := read():
             if stop.is_set():
@@ -179,6 +183,8 @@ def _receive(
             traffic.add(bytes=len(chunk))
             if expected is not None and got > expected:
                 raise _WrongContentError(f"it has more than {expected} bytes", "longer")
+            if most is not None and got > most:
+                raise FinalError(f"it has more than the {most} bytes that it may have")
             file.write(chunk)
             digest.update(chunk)
             now = time.monotonic()

@@ -60,7 +60,7 @@ def _open_http(url: str, timeout_s: float) -> Iterator[Opened]:
         raise OSError(told) from None
     except urllib.error.URLError as error:
         raise error.reason if isinstance(error.reason, OSError) else error from None
-    except InvalidURL:
+    except (InvalidURL, UnicodeEncodeError):
         raise FinalError("the URL has blanks or other characters that must be quoted") from None
     with response:
         told = response.headers.get("Content-Length", "")

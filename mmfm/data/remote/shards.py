@@ -163,7 +163,7 @@ class RemoteShards:
                 url,
                 partial.file,
                 remote,
-                announce=_at_most(_INDEX_BYTES),
+                most=_INDEX_BYTES,
                 check=lambda: check(partial),
                 traffic=self.traffic,
             )
@@ -219,6 +219,7 @@ class RemoteShards:
             self.remote,
             size=shard.bytes,
             sha256=shard.sha256,
+            most=self.cache.max_bytes if shard.bytes is None else None,
             announce=partial.reserve,
             check=check,
             traffic=self.traffic,
@@ -240,7 +241,7 @@ class RemoteShards:
 def read_manifest(url: str, remote: RemoteConfig) -> bytes:
     """The content of the manifest at `url`, which is not kept."""
     file = io.BytesIO()
-    fetch(url, file, remote, announce=_at_most(_MANIFEST_BYTES))
+    fetch(url, file, remote, most=_MANIFEST_BYTES)
     return file.getvalue()
 
 
@@ -249,14 +250,6 @@ def _index_of(tar: str | Path, url: str, endings: Endings | None) -> ShardIndex:
         return build_index(tar, endings)
     except ValueError as error:
         raise ValueError(str(error).replace(str(tar), hide(url))) from None
-
-
-def _at_most(limit: int) -> Callable[[int], None]:
-    def announce(size: int) -> None:
-        if size > limit:
-            raise FetchError(f"it has {size} bytes, which is too many for what it should be")
-
-    return announce
 
 
 def _write(partial: Partial, content: bytes) -> None:

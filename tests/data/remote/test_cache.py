@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -167,3 +168,20 @@ def test_many_threads_share_it(tmp_path: Path) -> None:
     assert right == [True] * 240
     assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 500
     assert not [n for n in names(cache) if n.endswith(".partial")]
+
+
+def test_none_makes_room_while_a_file_gets_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be counted under neither name, and the cache would hold one too many."""
+    cache, renamed, replace = ShardCache(tmp_path, 100), [], os.replace
+
+    def slow(source: Path, target: Path) -> None:
+        with (tmp_path / ".lock").open() as lock, pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        renamed.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", slow)
+    put(cache, "a.tar", b"x", 1)
+    assert renamed == ["a.tar"]

@@ -104,6 +104,19 @@ def test_redirects_are_followed_without_the_password(server: ShardServer) -> Non
     assert "Authorization" not in server.headers["/a.tar"]
 
 
+@pytest.mark.parametrize("fault", ["", "untold"])
+def test_an_answer_has_an_end(server: ShardServer, fault: str) -> None:
+    server.faults["/a.tar"] = [fault]
+    with pytest.raises(FetchError, match=r"1 try: it has .* the 4000"):
+        fetched(f"{server.url}/a.tar", most=4000)
+    assert server.requests["/a.tar"] == 1
+
+
+def test_a_url_must_be_quoted(server: ShardServer) -> None:
+    with pytest.raises(FetchError, match="must be quoted"):
+        fetched(f"{server.url}/é.tar?sig=secret")
+
+
 def test_a_fetch_can_be_called_off(server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 20.0)
     server.faults["/a.tar"] = ["500"] * 3

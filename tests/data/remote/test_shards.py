@@ -125,6 +125,15 @@ def test_plain_tars_at_urls(
         Manifest.open(pattern, ["train"])
 
 
+def test_a_tar_of_untold_length_stays_within_the_cache(folder: Path, server: ShardServer) -> None:
+    plain(folder, indexed=False)
+    server.faults["/data/000.tar"] = ["untold"]
+    size = (folder / "000.tar").stat().st_size
+    small = CacheConfig(max_gb=size / 4 / 10**9)
+    with pytest.raises(FetchError, match=r"it has more than the .* bytes that it may have"):
+        Manifest.open(f"{server.url}/data/000.tar", cache=small, remote=REMOTE)
+
+
 def test_a_stale_index_beside_a_tar_is_not_believed(
     folder: Path, server: ShardServer, tmp_path: Path
 ) -> None:

@@ -11,6 +11,7 @@ import soundfile
 from mmfm_prep.filters import Unwanted
 from mmfm_prep.filters.audio import AudioFilter, NearSounds, signature
 from mmfm_prep.sound import decode, resample
+from tests.prep.filters.near import add
 
 RATE = 16000
 
@@ -54,20 +55,28 @@ def test_copies_are_found_and_others_are_not() -> None:
     near = NearSounds(0.35)
     tunes = [tune(seed) for seed in range(20)]
     for number, wave in enumerate(tunes):
-        assert near.add(number, signature(wave, RATE)) is None
+        assert add(near, number, signature(wave, RATE)) is None
     for number, wave in enumerate(tunes):
         padded = np.concatenate([np.zeros(2345, np.float32), wave])
         for copy in (as_ogg(wave), 0.3 * wave, padded, wave[3000:]):
-            assert near.add(1000, signature(copy.astype(np.float32), RATE)) == number
+            assert add(near, 1000, signature(copy.astype(np.float32), RATE)) == number
         other_rate = resample(wave, RATE, 22050)
-        assert near.add(1000, signature(other_rate, 22050)) == number
+        assert add(near, 1000, signature(other_rate, 22050)) == number
+
+
+def test_padding_does_not_make_clips_the_same() -> None:
+    near = NearSounds(0.35)
+    for number in range(8):
+        padded = np.concatenate([tune(number, 1.0), np.zeros(5 * RATE, np.float32)])
+        assert add(near, number, signature(padded, RATE)) is None
+        assert add(near, 1000, signature(0.5 * padded, RATE)) == number
 
 
 def test_a_part_is_not_the_whole() -> None:
     near = NearSounds(0.35)
     wave = tune(0, 6.0)
-    assert near.add(0, signature(wave, RATE)) is None
-    assert near.add(1, signature(wave[: 3 * RATE], RATE)) is None
+    assert add(near, 0, signature(wave, RATE)) is None
+    assert add(near, 1, signature(wave[: 3 * RATE], RATE)) is None
 
 
 def test_a_long_sound_has_the_bits_of_its_parts() -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmfm_prep.filters import Unwanted
 from mmfm_prep.filters.image import ImageFilter, NearImages, signature
+from tests.prep.filters.near import add
 
 
 def drawing(seed: int) -> Image.Image:
@@ -55,10 +56,10 @@ def test_changed_copies_are_near_and_others_are_not() -> None:
     originals = [drawing(seed) for seed in range(60)]
     near = NearImages(6)
     for number, picture in enumerate(originals):
-        assert near.add(number, signature(picture)) is None
+        assert add(near, number, signature(picture)) is None
     for number, picture in enumerate(originals):
         for copy in (recompressed(picture), picture.resize((80, 60))):
-            assert near.add(1000, signature(copy)) == number
+            assert add(near, 1000, signature(copy)) == number
 
 
 def test_plain_pictures_have_no_signature() -> None:
@@ -76,7 +77,7 @@ def test_the_first_within_the_distance_is_found(distance: int) -> None:
         bits = kind.copy()
         bits[rng.choice(64, rng.integers(0, distance + 4), replace=False)] ^= 1
         expected = next((n for n, b in kept if (b != bits).sum() <= distance), None)
-        assert near.add(number, np.packbits(bits).tobytes()) == expected
+        assert add(near, number, np.packbits(bits).tobytes()) == expected
         if expected is None:
             kept.append((number, bits))
         found += expected is not None

@@ -12,6 +12,7 @@ import pytest
 from mmfm_prep.errors import PrepError
 from mmfm_prep.filters import near_text
 from mmfm_prep.filters.near_text import NearTexts, pieces, signature
+from tests.prep.filters.near import add
 
 WORDS = (  # noqa: SIM905
     "a the red blue green old small dog cat horse child woman man runs sits sleeps plays along"
@@ -52,7 +53,7 @@ def test_estimates_are_those_of_the_exact_similarity() -> None:
 def test_recall_and_precision(threshold: float) -> None:
     lot = random.Random(2)
     seen = NearTexts(threshold)
-    texts = [t for i, t in enumerate(captions(1500)) if seen.add(i, signature(t)) is None]
+    texts = [t for i, t in enumerate(captions(1500)) if add(seen, i, signature(t)) is None]
     assert len(texts) > 1200
     found = {True: [0, 0], False: [0, 0]}
     for text in texts:
@@ -60,8 +61,8 @@ def test_recall_and_precision(threshold: float) -> None:
         near = exact(text, other)
         # A fresh index, so that the edits of other texts don't matter.
         alone = NearTexts(threshold)
-        alone.add(7, signature(text))
-        hit = alone.add(8, signature(other))
+        add(alone, 7, signature(text))
+        hit = add(alone, 8, signature(other))
         assert hit in (None, 7)
         if abs(near - threshold) > 0.12 or near == 1:  # three standard errors and more
             found[near > threshold][0] += hit is not None
@@ -74,11 +75,11 @@ def test_recall_and_precision(threshold: float) -> None:
 def test_the_first_near_one_is_named_and_others_are_remembered() -> None:
     seen = NearTexts(0.8)
     text = "Two dogs are playing with a red ball in the grass."
-    assert seen.add(10**12, signature(text)) is None
-    assert seen.add(5, signature(text.upper() + "  ")) == 10**12
-    assert seen.add(6, signature("Two cats are sleeping on an old sofa near the window.")) is None
-    assert seen.add(7, signature("Two dogs are playing with a red ball in the grass!")) == 10**12
-    assert seen.add(8, signature("Two cats are sleeping on an old sofa near the windows.")) == 6
+    assert add(seen, 10**12, signature(text)) is None
+    assert add(seen, 5, signature(text.upper() + "  ")) == 10**12
+    assert add(seen, 6, signature("Two cats are sleeping on an old sofa near the window.")) is None
+    assert add(seen, 7, signature("Two dogs are playing with a red ball in the grass!")) == 10**12
+    assert add(seen, 8, signature("Two cats are sleeping on an old sofa near the windows.")) == 6
 
 
 def test_among_many_texts_the_same_is_found_as_by_looking_at_all() -> None:
@@ -93,7 +94,7 @@ def test_among_many_texts_the_same_is_found_as_by_looking_at_all() -> None:
     for number, own in enumerate(signatures):
         equal = (rows[kept] == rows[number]).sum(1)
         near = [kept[i] for i in np.flatnonzero(equal >= 0.8 * 127.5 + 0.5)]
-        got = seen.add(number, own)
+        got = add(seen, number, own)
         assert got is None or got in near
         hits += got is not None
         missed += got is None and bool(near)
@@ -114,8 +115,8 @@ def test_in_a_template_filled_in_near_ones_are_found_though_all_are_alike(
         for a, b, c in zip(*[iter(names)] * 3, strict=True)
     ]
     seen = NearTexts(0.8)
-    assert [seen.add(i, signature(text)) for i, text in enumerate(texts)] == [None] * 300
-    found = [seen.add(-1, signature(text + "!")) for text in texts]
+    assert [add(seen, i, signature(text)) for i, text in enumerate(texts)] == [None] * 300
+    found = [add(seen, -1, signature(text + "!")) for text in texts]
     assert sum(got == i for i, got in enumerate(found)) >= 297
 
 
@@ -123,17 +124,17 @@ def test_in_a_template_filled_in_near_ones_are_found_though_all_are_alike(
 def test_short_texts_are_near_only_when_equal(threshold: float) -> None:
     seen = NearTexts(threshold)
     for number, text in enumerate(["chair", "chairs", "red chair", "", "椅子", "a", "A!"]):
-        assert seen.add(number, signature(text)) is None
-    assert seen.add(9, signature(" Chair ")) == 0
-    assert seen.add(9, signature("椅子")) == 4
-    assert seen.add(9, signature("  ")) == 3
+        assert add(seen, number, signature(text)) is None
+    assert add(seen, 9, signature(" Chair ")) == 0
+    assert add(seen, 9, signature("椅子")) == 4
+    assert add(seen, 9, signature("  ")) == 3
 
 
 def test_texts_without_blanks() -> None:
     seen = NearTexts(0.7)
-    assert seen.add(0, signature("两只狗在草地上玩一个红色的球，旁边还有一个小男孩。")) is None
-    assert seen.add(1, signature("两只狗在草地上玩一个红色的球，旁边还有一个小女孩。")) == 0
-    assert seen.add(2, signature("三只猫睡在窗户旁边的旧沙发上，外面正在下大雪呢。")) is None
+    assert add(seen, 0, signature("两只狗在草地上玩一个红色的球，旁边还有一个小男孩。")) is None
+    assert add(seen, 1, signature("两只狗在草地上玩一个红色的球，旁边还有一个小女孩。")) == 0
+    assert add(seen, 2, signature("三只猫睡在窗户旁边的旧沙发上，外面正在下大雪呢。")) is None
 
 
 def test_signatures_are_the_same_in_every_process() -> None:

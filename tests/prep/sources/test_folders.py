@@ -70,6 +70,37 @@ def test_groups_that_some_names_lack(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert [found[n]["group"] for n in ("a1_x.png", "a1_y.png", "z.png")] == ["a1", "a1", "z.png"]
 
 
+def test_texts(tmp_path: Path) -> None:
+    """As the reviews of aclImdb are, and messages of newsgroups, which have no endings."""
+    files = {
+        "train/pos/0_9.txt": b"Good.\n",
+        "test/neg/1_2.txt": b"Bad.",
+        "test/neg/17": b"caf\xe9",
+    }
+    for name, content in files.items():
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    words = ["text_folder", tmp_path / "set", tmp_path / "out", "split_folders=true"]
+    assert make(*words) == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert {one["texts"]["en"][0]: (one["split"], one["labels"]) for one in found.values()} == {
+        "Good.": ("train", {"class": "pos"}), "Bad.": ("test", {"class": "neg"}),
+    }  # fmt: skip
+    assert reasons(manifest) == {"its text is not UTF-8": ["test/neg/17"]}
+    assert make(*words, "encoding=latin-1", "--force") == 0
+    assert dataset(tmp_path / "out")[1]["test/neg/17"]["texts"] == {"en": ["café"]}
+
+
+def test_broken_sounds_have_one_reason(tmp_path: Path) -> None:
+    sound(tmp_path / "set/a.wav")
+    for name in ("b.WAV", "c.oga"):
+        (tmp_path / "set" / name).write_bytes(b"no")
+    assert make("audio_folder", tmp_path / "set", tmp_path / "out") == 0
+    manifest, _ = dataset(tmp_path / "out")
+    assert reasons(manifest) == {"not a readable sound": ["b.WAV", "c.oga"]}
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -77,6 +108,7 @@ def test_groups_that_some_names_lack(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["group=b"], "put what names the group in (…)"),
         (["group=(q)"], "is found in no path of"),
         (["split_folders=true", "lists={val: a.txt}"], "split_folders and lists: name one of them"),
+        (["encoding=utf-9"], "Python knows none of that name"),
         (["lists={val: gone.txt}"], "lists: there is no"),
         (["lists={val: a.txt, test: b.txt}"], "lists: a.png is in val and in test"),
     ],

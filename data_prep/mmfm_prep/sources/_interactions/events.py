@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
 from mmfm_prep.progress import counted
-from mmfm_prep.sources._cells import text
-from mmfm_prep.sources._interactions.times import Unit, microseconds
+from mmfm_prep.sources._interactions.times import microseconds
 from mmfm_prep.stopping import check_stop
 from mmfm_prep.tables import Row
+from mmfm_prep.tables.cells import text
 
 Rows = Iterable[tuple[str, Row] | LeftOut]
 """(place, row) of each row of a table, or why it can't be read."""
@@ -68,8 +68,9 @@ class Lost:
 
 @dataclass
 class Events:
-    """E events in the order of the table: `user`, `item` [E] are places in `users`, `items`;
-    `time` [E] in microseconds since 1970, all 0 where none is known; `rating` [E], NaN: none.
+    """E events in the order of the table: `user`, `item` [E] are places in `users` (of whom some
+    may have no event) and `items`; `time` [E] in microseconds since 1970, 0 where there are none;
+    `rating` [E], NaN where there is none.
     """
 
     users: list[str]
@@ -89,7 +90,6 @@ def read_events(
     columns: EventColumns,
     lost: Lost,
     *,
-    unit: Unit = "s",
     min_rating: float | None = None,
 ) -> Events:
     """The events of a table; those that can't be used, or are rated less, go to `lost`."""
@@ -108,14 +108,17 @@ def read_events(
             place, row = entry
             try:
                 who, what = text(row[columns.user]), text(row[columns.item])
-                if not who or not what:
-                    raise ValueError("user is empty" if not who else "item is empty")
-                when = microseconds(row[columns.time], unit) if columns.time else 0
+                if not who:
+                    raise ValueError("user is empty")
+                by = users.setdefault(who, len(users))
+                if not what:
+                    raise ValueError("item is empty")
+                when = microseconds(row[columns.time]) if columns.time else 0
                 score = _rating(row[columns.rating], min_rating) if columns.rating else 0.0
             except ValueError as error:
                 lost.add(str(error), [place])
                 continue
-            user.append(users.setdefault(who, len(users)))
+            user.append(by)
             item.append(items.setdefault(what, len(items)))
             time.append(when)
             if columns.rating:

@@ -10,9 +10,10 @@ from typing import Any
 
 from mmfm_prep.draft import Draft, LeftOut
 from mmfm_prep.errors import PrepError
-from mmfm_prep.sources._cells import media, text, texts
+from mmfm_prep.sources._files import NamedFiles
 from mmfm_prep.sources._interactions.events import EventColumns, Rows
-from mmfm_prep.tables import Row, read_rows
+from mmfm_prep.tables import Layout, Row, read_rows, table_files
+from mmfm_prep.tables.cells import one_text, text, texts
 
 ITEMS = "items"
 
@@ -53,41 +54,53 @@ class Tables:
     items: ItemTable | None
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table file, or a folder of such, and how it is laid out."""
+
+    path: Path
+    layout: Layout
+
+    def rows(self, columns: list[str]) -> Callable[[], Rows]:
+        return partial(read_rows, self.path, columns, self.layout)
+
+    @property
+    def folder(self) -> Path:
+        return self.path if self.path.is_dir() else self.path.parent
+
+
 def tables_of_columns(
-    events: Path,
+    events: Table,
     columns: EventColumns,
-    items: Path | None,
+    items: Table | None,
     of_items: ItemColumns,
     root: Path | None,
 ) -> Tables:
-    """Tables of any columns: a file of events, or a folder of such, and one of items."""
-    files = sorted(p for p in events.iterdir() if p.is_file()) if events.is_dir() else [events]
+    """Tables of any columns."""
     table = None
     if items is not None:
-        beside = items if items.is_dir() else items.parent
-        read = partial(read_rows, items, of_items.names())
-        table = ItemTable(rows=read, columns=of_items, root=root or beside)
-    read = partial(read_rows, events, columns.names())
-    return Tables(events=read, columns=columns, files=files, items=table)
+        rows = items.rows(of_items.names())
+        table = ItemTable(rows=rows, columns=of_items, root=root or items.folder)
+    files = table_files(events.path, events.layout)
+    return Tables(events=events.rows(columns.names()), columns=columns, files=files, items=table)
 
 
 def drafts_of_table(table: ItemTable) -> Iterator[Draft | LeftOut]:
-    """One draft an item, with the id ``item/<id>``; of rows with the same id the first stays."""
-    seen: set[str] = set()
+    """One draft an item, with the id ``item/<id>``."""
+    columns = table.columns
+    named = [name for name in (columns.image, columns.audio) if name]
+    files = {name: NamedFiles(name, table.root) for name in named}
     for number, entry in enumerate(table.rows()):
         if isinstance(entry, LeftOut):
             yield entry
             continue
         place, row = entry
-        name = text(row[table.columns.id])
-        if not name or name in seen:
-            yield LeftOut(place, "id was there before" if name else "id is empty")
-            continue
-        seen.add(name)
         try:
-            yield _draft(number, place, name, row, table)
+            yield _draft(number, place, row, columns, files)
         except ValueError as error:
             yield LeftOut(place, str(error))
+    for found in files.values():
+        found.end()
 
 
 def drafts_of_names(names: Sequence[str]) -> Iterator[Draft]:
@@ -110,16 +123,24 @@ def single(folder: Path, pattern: str) -> Path:
     return found[0]
 
 
-def _draft(number: int, place: str, name: str, row: Row, table: ItemTable) -> Draft:
-    columns = table.columns
+def _draft(
+    number: int, place: str, row: Row, columns: ItemColumns, files: dict[str, NamedFiles]
+) -> Draft:
+    name = text(row[columns.id])
+    if not name:
+        raise ValueError("id is empty")
+    told = {column: one_text(row[column], column) for column in columns.labels}
     return _item(
         number,
         place,
         name,
-        texts={language: texts(row, said) for language, said in columns.texts.items()},
-        image=media(row, columns.image, table.root),
-        audio=media(row, columns.audio, table.root),
-        labels={column: said for column in columns.labels if (said := text(row[column]))},
+        texts={
+            language: [found for column in said for found in texts(row[column])]
+            for language, said in columns.texts.items()
+        },
+        image=files[columns.image].medium(row[columns.image]) if columns.image else None,
+        audio=files[columns.audio].medium(row[columns.audio]) if columns.audio else None,
+        labels={column: label for column, label in told.items() if label},
         meta={column: row[column] for column in columns.meta},
     )
 
