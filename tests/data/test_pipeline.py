@@ -269,6 +269,15 @@ def test_a_set_without_a_good_picture_is_an_error(tmp_path: Path, specs: Specs) 
         steps_of(make_pipeline(folder, specs), 1)
 
 
+def test_a_kind_without_a_good_sample_is_an_error_that_names_one(
+    tmp_path: Path, specs: Specs
+) -> None:
+    lone = [("lone", {"png": b"no picture"})]
+    folder = write_set(tmp_path, [*tri_modal_shards(), lone])
+    with pytest.raises(ValueError, match=r"seem to be bad, the last one: set/006\.tar/lone: image"):
+        steps_of(make_pipeline(folder, specs), 40)
+
+
 def test_labels(tmp_path: Path, good_set: Path, specs: Specs) -> None:
     for (batch,) in steps_of(make_pipeline(good_set, specs, label=COLOURS), 3):
         numbers = [int(name.split("-")[1]) for name in batch["sample_id"]]
