@@ -91,9 +91,9 @@ class TextFilter:
         if self.scripts and not language.in_scripts(text, self.scripts):
             raise Unwanted(f"text not in script {', '.join(self.scripts)}")
         plain = personal.without_masks(text).strip()
-        if self.languages and len(plain) >= self.language_min_chars:
-            if not language.in_languages(plain, self.languages, self.language_confidence):
-                raise Unwanted(f"text not in {', '.join(self.languages)}")
+        told = self.languages if len(plain) >= self.language_min_chars else None
+        if told and not language.in_languages(plain, told, self.language_confidence):
+            raise Unwanted(f"text not in {', '.join(told)}")
         return text
 
     def _check_length(self, text: str) -> None:
