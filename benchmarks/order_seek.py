@@ -24,7 +24,7 @@ from mmfm.data.manifest import Manifest, Shard
 from mmfm.data.order import Order
 
 Source = tuple[str, Manifest, float]
-PERIOD, DRAWS = 10_000, 100_000
+PERIOD, DRAWS = 10_000, 20_000
 
 
 def made_up(samples: int, shards: int, modality_set: str = "image+text") -> Manifest:
