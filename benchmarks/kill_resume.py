@@ -103,8 +103,11 @@ def elastic(stage: int, arguments: argparse.Namespace, folder: Path) -> tuple[st
 
     run = Run(folder / f"elastic-stage-{stage}", overrides, arguments.limit)
     for ranks, part in ((2, 1), (1, 2)):
-        target = part * arguments.steps // 3
-        run.kill_when(ranks, lambda logged, n=target: bool(logged) and logged[-1]["step"] >= n)
+
+        def ready(logged: list[Row], step: int = part * arguments.steps // 3) -> bool:
+            return bool(logged) and logged[-1]["step"] >= step
+
+        run.kill_when(ranks, ready)
     run.finish(2)
 
     got, wrong, worst = run.rows(), [], 0.0

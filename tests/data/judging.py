@@ -112,7 +112,8 @@ def contents(tar: Path) -> tuple[dict[str, str], int]:
             keys.setdefault(key, "")
             if ending == "json":
                 with contextlib.suppress(ValueError, RecursionError, AttributeError):
-                    keys[key] = str(json.loads(archive.extractfile(member).read()).get("id"))
+                    content = archive.extractfile(member)
+                    keys[key] = str(json.loads(content.read() if content else b"").get("id"))
     return keys, ignored
 
 
