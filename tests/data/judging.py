@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline, SourceConfig
 from mmfm_prep.cli import main
 
@@ -76,16 +77,13 @@ def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Ve
     quarantine.unlink(missing_ok=True)
     index = pipeline.order.strata[0].manifest.index(0)
     keys, ignored = contents(folder / shard)
-    if listed:  # what the manifest promises is what must be read
-        good = {key: f"sample-{int(key[1:])}" for key in index.keys}
-        keys, ignored = {key: keys.get(key, name) for key, name in good.items()}, 0
-        told |= {key for key, name in good.items() if name in seen | told}
+    if listed:  # what the index promises is what must be read, under whatever id
+        manifest = pipeline.order.strata[0].manifest
+        keys, ignored = {key: _id(manifest, i) for i, key in enumerate(index.keys)}, 0
 
     problems = []
     lost = [
-        key
-        for key, name in keys.items()
-        if not {f"{SOURCE}/{shard}/{key}", name, key} & (seen | told)
+        key for key, name in keys.items() if not {f"{SOURCE}/{shard}/{key}", name} & (seen | told)
     ]
     if len(lost) > pipeline.order.ignored[SOURCE]:
         problems.append(f"neither read nor counted: {lost}")
@@ -97,12 +95,22 @@ def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Ve
     return Verdict("counted" if reasons else "unaffected", ", ".join(reasons), problems)
 
 
+def _id(manifest: Manifest, i: int) -> str:
+    """The id in the JSON of sample `i`, "" where it has none or can't be read."""
+    try:
+        return str(json.loads(manifest.read_sample(0, i).get("json", b"")).get("id"))
+    except (ValueError, RecursionError, AttributeError):
+        return ""
+
+
 def contents(tar: Path) -> tuple[dict[str, str], int]:
     """key ▶ id of the samples that tarfile finds, and how many members belong to none."""
     keys: dict[str, str] = {}
     ignored = 0
     with contextlib.suppress(tarfile.TarError), tarfile.open(tar) as archive:
         for member in archive:
+            if member.size < 0:  # tarfile goes back to where it was
+                break
             folder, slash, file = member.name.rpartition("/")
             stem, dot, ending = file.partition(".")
             if not member.isreg() or member.issparse() or not (stem and dot and ending):
