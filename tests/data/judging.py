@@ -75,11 +75,12 @@ def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Ve
         return Verdict("stopped", str(error), [] if shard in str(error) else ["shard not named"])
     told = {json.loads(line)["sample"] for line in _lines(quarantine)}
     quarantine.unlink(missing_ok=True)
-    index = pipeline.order.strata[0].manifest.index(0)
-    keys, ignored = contents(folder / shard)
+    manifest = pipeline.order.strata[0].manifest
+    index = manifest.index(0)
     if listed:  # what the index promises is what must be read, under whatever id
-        manifest = pipeline.order.strata[0].manifest
         keys, ignored = {key: _id(manifest, i) for i, key in enumerate(index.keys)}, 0
+    else:
+        keys, ignored = contents(folder / shard)
 
     problems = []
     lost = [
@@ -109,8 +110,6 @@ def contents(tar: Path) -> tuple[dict[str, str], int]:
     ignored = 0
     with contextlib.suppress(tarfile.TarError), tarfile.open(tar) as archive:
         for member in archive:
-            if member.size < 0:  # tarfile goes back to where it was
-                break
             folder, slash, file = member.name.rpartition("/")
             stem, dot, ending = file.partition(".")
             if not member.isreg() or member.issparse() or not (stem and dot and ending):
