@@ -1,7 +1,7 @@
 """Kills training runs at random moments and continues them: is every step what it would have been?
 
     mmfm data make synthetic data/synthetic
-    python benchmarks/kill_resume.py data/synthetic [--kills 20] [--steps 60] [--workers 0 1 2]
+    python -m benchmarks.kill_resume data/synthetic [--kills 20] [--steps 60] [--workers 0 1 2]
 
 For each number of data workers, configs/pretrain/tiny.yaml runs on two ranks (gloo, CPU) once to
 its end, and once more with SIGKILL to all its processes at --kills random steps, continued each
@@ -15,123 +15,18 @@ within --tolerance. Prints tables in Markdown; exits with 1 where anything diffe
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
-ROOT = Path(__file__).parent.parent
+from benchmarks.training_run import Row, Run
+
 TIMES = {"samples_per_s", "data_wait", "eta_s", "mfu"}
 """What may differ in a step's row: how long it took."""
-
-Row = dict[str, Any]
-
-
-@dataclass
-class Run:
-    """A training run in `folder`, on any number of ranks from start to start."""
-
-    folder: Path
-    overrides: list[str]
-    limit: float
-    """Seconds that one start of it may take."""
-
-    def start(self, ranks: int) -> subprocess.Popen[bytes]:
-        """Launch it in a process group of its own, so that all of it can be killed at once."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        launcher = Path(sys.executable).parent / "deepspeed"
-        words = [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port)]
-        words += ["--module", "mmfm", "pretrain", "configs/pretrain/tiny.yaml"]
-        words += [f"run.dir={self.folder}", *self.overrides]
-        path = f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with self.said.open("ab") as said:
-            return subprocess.Popen(
-                words,
-                cwd=ROOT,
-                env=environment,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,
-            )
-
-    def finish(self, ranks: int) -> None:
-        """Let it run to its end."""
-        process = self.start(ranks)
-        try:
-            if process.wait(self.limit) != 0:
-                self.fail("ended with an error")
-        except subprocess.TimeoutExpired:
-            self.fail(f"was not done after {self.limit:g} s")
-        finally:
-            kill(process)
-
-    def kill_when(self, ranks: int, ready: Callable[[list[Row]], bool]) -> None:
-        """Start it, and kill it as soon as `ready(what this start has logged)`."""
-        before = len(self.rows())
-        process = self.start(ranks)
-        deadline = time.monotonic() + self.limit
-        try:
-            while not ready(self.rows()[before:]):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    self.fail("ended or hung before it could be killed")
-                time.sleep(0.002)
-        finally:
-            kill(process)
-
-    def fail(self, what: str) -> NoReturn:
-        said = self.said.read_text(errors="replace")[-3000:]
-        raise SystemExit(f"{self.folder} {what}:\n{said}")
-
-    @property
-    def said(self) -> Path:
-        return self.folder.with_suffix(".out")
-
-    def rows(self) -> list[Row]:
-        """Every training step that was logged, in order, those that were run again as well."""
-        return [row for row in self._lines() if row.get("split") == "train"]
-
-    def writes_checkpoint(self) -> bool:
-        return any((self.folder / "checkpoints").glob(".step_*"))
-
-    def tensors(self) -> dict[str, str]:
-        """File of tensors ▶ its sha256, of the last checkpoint."""
-        checkpoints = self.folder / "checkpoints"
-        last = max(checkpoints.glob("step_*"))
-        files = json.loads((last / "manifest.json").read_text())["files"]
-        return {name: f["sha256"] for name, f in files.items() if name.endswith(".safetensors")}
-
-    def _lines(self) -> Iterator[Row]:
-        path = self.folder / "metrics.jsonl"
-        text = path.read_text(errors="replace") if path.exists() else ""
-        for line in text.splitlines():
-            with suppress(ValueError):  # a kill cut it short
-                yield json.loads(line)
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to the whole group; returns when none of it is left."""
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    deadline = time.monotonic() + 30
-    with suppress(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.01)
 
 
 def exact(row: Row) -> Row:
@@ -208,8 +103,11 @@ def elastic(stage: int, arguments: argparse.Namespace, folder: Path) -> tuple[st
 
     run = Run(folder / f"elastic-stage-{stage}", overrides, arguments.limit)
     for ranks, part in ((2, 1), (1, 2)):
-        target = part * arguments.steps // 3
-        run.kill_when(ranks, lambda logged, n=target: bool(logged) and logged[-1]["step"] >= n)
+
+        def ready(logged: list[Row], step: int = part * arguments.steps // 3) -> bool:
+            return bool(logged) and logged[-1]["step"] >= step
+
+        run.kill_when(ranks, ready)
     run.finish(2)
 
     got, wrong, worst = run.rows(), [], 0.0

@@ -12,6 +12,7 @@ the good tar. Prints a table in Markdown; exits with 1 if a process crashed, too
 from __future__ import annotations
 
 import argparse
+import logging
 import multiprocessing
 import os
 import resource
@@ -86,6 +87,7 @@ def main() -> int:
     parser.add_argument("--show", action="store_true", help="print what is said of each shard")
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # threads don't survive a fork
+    logging.disable(logging.WARNING)  # that members belong to no sample
     kinds = [arguments.only] if arguments.only else KINDS
     outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
     problems: list[str] = []

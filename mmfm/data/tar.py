@@ -292,7 +292,8 @@ def _plain_run(data: bytes, key: str) -> dict[str, bytes] | None:
         except ValueError:
             return None
         # The checksum counts its own field as eight spaces.
-        if sum(header) - sum(header[148:156]) + 256 != checksum or at + BLOCK + size > end:
+        right = sum(header) - sum(header[148:156]) + 256 == checksum
+        if not right or size < 0 or at + BLOCK + size > end:
             return None
         content = data[at + BLOCK : at + BLOCK + size]
         at += BLOCK + -(-size // BLOCK) * BLOCK

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline, SourceConfig
 from mmfm_prep.cli import main
 
@@ -74,18 +75,16 @@ def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Ve
         return Verdict("stopped", str(error), [] if shard in str(error) else ["shard not named"])
     told = {json.loads(line)["sample"] for line in _lines(quarantine)}
     quarantine.unlink(missing_ok=True)
-    index = pipeline.order.strata[0].manifest.index(0)
-    keys, ignored = contents(folder / shard)
-    if listed:  # what the manifest promises is what must be read
-        good = {key: f"sample-{int(key[1:])}" for key in index.keys}
-        keys, ignored = {key: keys.get(key, name) for key, name in good.items()}, 0
-        told |= {key for key, name in good.items() if name in seen | told}
+    manifest = pipeline.order.strata[0].manifest
+    index = manifest.index(0)
+    if listed:  # what the index promises is what must be read, under whatever id
+        keys, ignored = {key: _id(manifest, i) for i, key in enumerate(index.keys)}, 0
+    else:
+        keys, ignored = contents(folder / shard)
 
     problems = []
     lost = [
-        key
-        for key, name in keys.items()
-        if not {f"{SOURCE}/{shard}/{key}", name, key} & (seen | told)
+        key for key, name in keys.items() if not {f"{SOURCE}/{shard}/{key}", name} & (seen | told)
     ]
     if len(lost) > pipeline.order.ignored[SOURCE]:
         problems.append(f"neither read nor counted: {lost}")
@@ -95,6 +94,14 @@ def read(folder: Path, shard: str, specs: Mapping[str, Any], listed: bool) -> Ve
     reasons += [f"{ignored} members of no sample"] if ignored else []
     reasons += [f"{len(lost)} samples without a modality"] if lost else []
     return Verdict("counted" if reasons else "unaffected", ", ".join(reasons), problems)
+
+
+def _id(manifest: Manifest, i: int) -> str:
+    """The id in the JSON of sample `i`, "" where it has none or can't be read."""
+    try:
+        return str(json.loads(manifest.read_sample(0, i).get("json", b"")).get("id"))
+    except (ValueError, RecursionError, AttributeError):
+        return ""
 
 
 def contents(tar: Path) -> tuple[dict[str, str], int]:
@@ -112,7 +119,8 @@ def contents(tar: Path) -> tuple[dict[str, str], int]:
             keys.setdefault(key, "")
             if ending == "json":
                 with contextlib.suppress(ValueError, RecursionError, AttributeError):
-                    keys[key] = str(json.loads(archive.extractfile(member).read()).get("id"))
+                    content = archive.extractfile(member)
+                    keys[key] = str(json.loads(content.read() if content else b"").get("id"))
     return keys, ignored
 
 

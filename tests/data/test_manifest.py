@@ -598,15 +598,17 @@ def test_a_shard_that_is_no_file_is_refused(what: str, tmp_path: Path) -> None:
 
 def test_headers_that_no_tar_has_are_refused(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "a.tar", [("0.png", b"p"), ("1.png", b"q")])
-    header = bytearray(tar.read_bytes()[:512])
-    header[124:136] = b"\xff" * 11 + b"\0"  # -256 bytes: tarfile would read this header again
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    backwards = bytes(header) + tar.read_bytes()[512:]
+    backwards = []  # a negative size: this header would be read for ever
+    for size in (b"\xff" * 11 + b"\0", b"-0000000512\0"):
+        header = bytearray(tar.read_bytes()[:512])
+        header[124:136] = size
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        backwards.append(bytes(header) + tar.read_bytes()[512:])
     name = tarfile.TarInfo("././@LongLink")
     name.type = tarfile.GNUTYPE_LONGNAME
     chain = name.tobuf(tarfile.GNU_FORMAT) * 5_000 + tar.read_bytes()
-    for damaged in (backwards, chain):
+    for damaged in (*backwards, chain):
         tar.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"a\.tar is not an uncompressed tar, or is damaged"):
             build_index(tar, ENDINGS)
