@@ -158,3 +158,26 @@ def test_whatever_names_and_texts_hold_is_shown(
     if words[0] == "inspect":
         assert "[/e]" in shown
         assert "[b]\\ud800" in shown
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shards": []}, "lists no shards"),
+        ({"format": 9}, "format 9"),
+        ({"splits": None}, "can't be read"),
+        ({"name": "../set/x.tar"}, "leads out of the manifest's folder"),
+    ],
+)
+def test_a_manifest_that_training_refuses(
+    change: dict, said: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = dataset / "manifest.json"
+    manifest = json.loads(file.read_text())
+    if "name" in change:
+        manifest["shards"][0] |= change
+    else:
+        manifest |= change
+    file.write_text(json.dumps(manifest))
+    assert main(["verify", str(dataset)]) == 2
+    assert said in capsys.readouterr().err
