@@ -2,10 +2,13 @@
 
     python benchmarks/order_seek.py [--samples 1000000000] [--shards 100000] [--streams 64]
 
-The shards are made up: pure ones need no file and no index. A seek is the first sample of a step
-that is reached in an order that was never used before, anywhere in the first three epochs, so it
-includes shuffling the shards of the stream's part. Medians over the seeks are printed, for one
-stream and for all of them as on a single rank, and the worst of the latter.
+Two mixtures: one source, and the same beside a source of 100,000 samples (weight 1 %), one of 300,
+fewer than 8 for each stream (1 in 1,000), and one of 20 that comes once in 10,000 slots. The shards
+are made up: pure ones need no file and no index.
+
+A seek is all draws of a step that is reached in an order that was never used before, anywhere in
+the first three epochs, so it includes shuffling the shards of the streams' parts. Of the mixture
+half the steps are those in which the rarest source comes.
 """
 
 from __future__ import annotations
@@ -20,16 +23,74 @@ from itertools import pairwise
 from mmfm.data.manifest import Manifest, Shard
 from mmfm.data.order import Order
 
+Source = tuple[str, Manifest, float]
+PERIOD, DRAWS = 10_000, 100_000
 
-def made_up(samples: int, shards: int) -> Manifest:
+
+def made_up(samples: int, shards: int, modality_set: str = "image+text") -> Manifest:
     ends = [samples * i // shards for i in range(shards + 1)]
     counts = [end - start for start, end in pairwise(ends)]
     return Manifest(
         [
-            Shard(f"{i:06d}.tar", "/made-up", 1 << 30, f"{i:064x}", n, {"image+text": n})
+            Shard(f"{i:06d}.tar", "/made-up", 1 << 30, f"{i:064x}", n, {modality_set: n})
             for i, n in enumerate(counts)
         ]
     )
+
+
+def timed(order: Order, step: int, streams: int) -> float:
+    """Milliseconds to draw what the first `streams` streams have in `step`."""
+    start = time.perf_counter()
+    for stream in range(streams):
+        order.stream_slots(step, stream)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def measure(name: str, sources: list[Source], streams: int, seeks: int) -> None:
+    def build() -> Order:
+        """One slot of each stream a step, so that a step is a seek and nothing else."""
+        return Order(sources, 1, streams, streams, allow_rare_strata=True)
+
+    start = time.perf_counter()
+    order = build()
+    built = time.perf_counter() - start
+    start = time.perf_counter()
+    fingerprint = order.fingerprint
+    hashed = time.perf_counter() - start
+
+    samples, shards = (sum(n) for n in zip(*map(size, sources), strict=True))
+    random.seed(0)
+    steps = random.sample(range(3 * samples // streams), seeks)
+    rarest = len(order.strata) - 1
+    if rarest:
+        slots = (t for t in range(order.round_robin.period) if order.round_robin.at(t)[0] == rarest)
+        slot = next(slots)
+        steps[::2] = [step // PERIOD * PERIOD + slot for step in steps[::2]]
+    one = [timed(build(), step, 1) for step in steps]
+    every = [timed(build(), step, streams) for step in steps]
+    drawn = sum(timed(order, step, streams) for step in range(100)) / (100 * streams)
+
+    tracemalloc.start()
+    order = build()
+    held = tracemalloc.get_traced_memory()[0]
+    for step in range(DRAWS // streams):
+        order.rank_draws(step, 0, 1)
+    used = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    print(f"{name}: {samples:,} samples in {shards:,} shards, {streams} streams")
+    print(f"  build              {built:9.3f} s")
+    print(f"  fingerprint        {hashed:9.3f} s   {fingerprint[:16]}…")
+    print(f"  seek, one stream   {statistics.median(one):9.2f} ms  worst {max(one):.2f}")
+    print(f"  seek, all streams  {statistics.median(every):9.2f} ms  worst {max(every):.2f}")
+    print(f"  a draw after it    {1e3 * drawn:9.1f} µs")
+    print(f"  memory, built      {held / 2**20:9.2f} MiB beside the manifest")
+    print(f"  memory, in use     {used / 2**20:9.2f} MiB after {DRAWS:,} draws")
+
+
+def size(source: Source) -> tuple[int, int]:
+    """The samples and the shards of a source."""
+    shards = source[1].shards
+    return sum(shard.samples for shard in shards), len(shards)
 
 
 def main() -> None:
@@ -39,51 +100,15 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=64)
     parser.add_argument("--seeks", type=int, default=20)
     arguments = parser.parse_args()
-    streams = arguments.streams
-    manifest = made_up(arguments.samples, arguments.shards)
-
-    def build() -> Order:
-        """One slot of each stream a step, so that a step is a seek and nothing else."""
-        return Order([("made-up", manifest, None)], 1, streams, global_batch_size=streams)
-
-    start = time.perf_counter()
-    order = build()
-    built = time.perf_counter() - start
-    start = time.perf_counter()
-    fingerprint = order.fingerprint
-    hashed = time.perf_counter() - start
-
-    random.seed(0)
-    one, every = [], []
-    for step in random.sample(range(3 * arguments.samples // streams), arguments.seeks):
-        order = build()
-        start = time.perf_counter()
-        order.stream_slots(step, 0)
-        one.append(time.perf_counter() - start)
-        order = build()
-        start = time.perf_counter()
-        order.rank_draws(step, 0, 1)
-        every.append(time.perf_counter() - start)
-    start = time.perf_counter()
-    for step in range(100):
-        order.rank_draws(step, 0, 1)
-    drawn = (time.perf_counter() - start) / (100 * streams)
-
-    tracemalloc.start()
-    order = build()
-    held = tracemalloc.get_traced_memory()[0]
-    order.rank_draws(0, 0, 1)
-    used = tracemalloc.get_traced_memory()[0]
-    print(f"{arguments.samples:,} samples in {arguments.shards:,} shards, {streams} streams")
-    print(f"build              {built:9.3f} s")
-    print(f"fingerprint        {hashed:9.3f} s   {fingerprint[:16]}…")
-    print(f"seek, one stream   {1e3 * statistics.median(one):9.2f} ms")
-    print(
-        f"seek, all streams  {1e3 * statistics.median(every):9.2f} ms  worst {1e3 * max(every):.2f}"
-    )
-    print(f"a draw after it    {1e6 * drawn:9.1f} µs")
-    print(f"memory, built      {held / 2**20:9.2f} MiB beside the manifest")
-    print(f"memory, in use     {used / 2**20:9.2f} MiB with one epoch of every part")
+    others: list[Source] = [
+        ("small", made_up(100_000, 100, "audio+text"), 100),
+        ("few", made_up(300, 7, "audio"), 10),
+        ("rarest", made_up(20, 3, "text"), 1),
+    ]
+    for name, more in (("one source", []), ("a mixture", others)):
+        big = made_up(arguments.samples, arguments.shards)
+        sources = [("big", big, PERIOD - 111.0), *more]
+        measure(name, sources, arguments.streams, arguments.seeks)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,11 @@ def apply_overrides(raw: dict[str, Any], overrides: Iterable[str]) -> None:
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"override {item!r}: the value is not valid YAML: {error}") from None
+            problem = getattr(error, "problem", None) or str(error)
+            raise ConfigError(
+                f"override {item!r}: the value is not valid YAML ({problem}); if it is text, quote "
+                f"it: '{key}=\"{text}\"'"
+            ) from None
         node = raw
         *parents, last = key.split(".")
         for depth, part in enumerate(parents):
@@ -206,6 +210,8 @@ def _scalar(value: Any, hint: Any, path: str) -> Any:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join([path, *(str(p) for p in first["loc"] if isinstance(p, int))])
+        if first["type"] == "list_type" and isinstance(value, str | int | float):
+            raise ConfigError(f"{where} = {value!r}: a list is needed, [{value}]") from None
         raise ConfigError(f"{where} = {value!r}: {first['msg']}") from None
 
 

@@ -42,6 +42,7 @@ class Outer:
     inner: Inner = field(default_factory=Inner)
     parts: dict[str, Inner] = field(default_factory=dict)
     limit: int | None = None
+    names: list[str] = field(default_factory=list)
     encoder: Annotated[Any | None, Component("mmfm.encoders")] = None
     free: dict[str, Any] = field(default_factory=dict)
 
@@ -65,6 +66,7 @@ def test_defaults_and_values() -> None:
         ({"name": "n", "inner": {"pair": [1, "x"]}}, r"inner\.pair\.1 = .*number"),
         ({"name": "n", "inner": {"pair": [1]}}, r"inner\.pair"),
         ({"name": "n", "inner": {"kind": "c"}}, r"inner\.kind = 'c': .*'a' or 'b'"),
+        ({"name": "n", "names": "x"}, r"names = 'x': a list is needed, \[x\]"),
         ({"name": 3}, r"name = 3: .*string"),
         ({"name": "n", "inner": [1]}, r"inner must be a mapping, not \[1\]"),
         ({"name": "n", "parts": "x"}, r"parts must be a mapping, not 'x'"),
@@ -127,7 +129,7 @@ def test_files_and_overrides(tmp_path: Path) -> None:
     [
         ("name", r"override 'name' must look like key\.sub=value"),
         ("=3", r"must look like"),
-        ("name=[1", r"override 'name=\[1': the value is not valid YAML"),
+        ("name=[1", r"override 'name=\[1': the value is not valid YAML .*quote it: .name=\"\[1\""),
         ("name.sub=3", r"override 'name\.sub=3': name is 'n', not a mapping"),
         ("inner.siez=3", r"unknown key inner\.siez; did you mean 'size'"),
     ],

@@ -3,8 +3,12 @@
     mmfm data make synthetic data/synthetic          # a small tri-modal set, made up, no network
     mmfm data make emoji data/emoji image_size=96    # options are key=value
     mmfm data make movielens data/movielens          # films, and who watched which
+    mmfm data make interactions orders.csv data/orders user=who item=what time=at
     mmfm data make table shop.csv data/shop image=photo 'texts.en=[title]' 'labels=[category]'
-    mmfm data make image_folder photos data/photos   # or audio_folder: a class a folder
+    mmfm data make image_folder photos data/photos   # audio_folder, text_folder: a class a folder
+    mmfm data make coco coco data/coco               # captions in COCO's JSON
+    mmfm data make conll wnut17 data/wnut17          # a token and its tag a line
+    mmfm data make shards cc12m data/cc12m           # WebDataset tars, processed and filtered
     mmfm data make my_package.my_source data/mine    # a source of your own
     mmfm data weights minilm data/weights/minilm     # a pretrained encoder, as a folder
     mmfm data inspect data/emoji                     # what is in it
@@ -78,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument(
         "source",
         metavar="SOURCE",
-        help="table, image_folder, audio_folder, synthetic, emoji, stamps, movielens, or a dotted "
-        "module",
+        help="table, image_folder, audio_folder, text_folder, coco, conll, shards, synthetic, "
+        "emoji, stamps, movielens, or a dotted module",
     )
     make.add_argument(
         "places",

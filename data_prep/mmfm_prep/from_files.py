@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmfm_prep.augment.text import TextAugmentation
-from mmfm_prep.choose import TRAIN, Choice, SplitBy
+from mmfm_prep.choose import TRAIN, Choice, Known, SplitBy
 from mmfm_prep.draft import Draft, LeftOut, Made, Recipe, check_split
 from mmfm_prep.errors import PrepError
 from mmfm_prep.filters.options import Filters
@@ -44,6 +44,8 @@ class FilesSource(Source):
     """
 
     not_recorded: ClassVar[tuple[str, ...]] = ("augment.cache",)
+    same_id_hint: ClassVar[str] = ""
+    """What to do where ids repeat, said once; of samples that share an id the first stays."""
 
     input: Path
     shares: dict[str, float] = field(default_factory=lambda: {"train": 0.9, "val": 0.1})
@@ -66,6 +68,11 @@ class FilesSource(Source):
         """Every sample of the input, in an order that depends on the input and the options only."""
         raise NotImplementedError
 
+    def check_input(self) -> None:
+        """PrepError where there is no input."""
+        if not self.input.exists():
+            raise PrepError(f"there is no {self.input}")
+
     def input_digest(self) -> str:
         """Stands for all that `drafts` gives, the names and sizes of its files included."""
         digest = hashlib.sha256()
@@ -85,7 +92,7 @@ class FilesSource(Source):
                 drop_leaks=self.drop_leaks,
                 filters=self.filters,
             )
-            splits = choice.choose(known)
+            splits = self.last_choice(known, choice.choose(known))
             self._splits = {split for split in splits if isinstance(split, str)}
             self._say_left_out(splits)
             texts: Counter[str] = Counter()
@@ -96,13 +103,31 @@ class FilesSource(Source):
                     yield made.sample
             self._say_texts(texts)
 
+    def last_choice(self, known: Known, splits: list[str | LeftOut]) -> list[str | LeftOut]:
+        """`splits`, less what the source leaves out once it is known what could be completed."""
+        return splits
+
     def held_out(self) -> tuple[str, ...]:
         return tuple(sorted(self._splits - {TRAIN}))
 
     def _chunks(self) -> Iterator[Chunk]:
-        if not self.input.exists():
-            raise PrepError(f"there is no {self.input}")
-        return chunks(_first_of_each_id(self.drafts()), self._recipe())
+        self.check_input()
+        return chunks(self._first_of_each_id(), self._recipe())
+
+    def _first_of_each_id(self) -> Iterator[Draft | LeftOut]:
+        """The drafts, where of those that share an id the first one stays."""
+        seen: set[bytes] = set()
+        said = False
+        for draft in self.drafts():
+            if isinstance(draft, Draft):
+                digest = hashlib.blake2b(draft.id.encode("utf-8", "surrogatepass"), digest_size=12)
+                if digest.digest() in seen:
+                    if self.same_id_hint and not said:
+                        say(f"{draft.place}: id {draft.id!r} is there already; {self.same_id_hint}")
+                    said = True
+                    draft = LeftOut(draft.place, "id is there already")
+                seen.add(digest.digest())
+            yield draft
 
     def _recipe(self) -> Recipe:
         return Recipe(
@@ -156,20 +181,6 @@ class FilesSource(Source):
         self.notes["texts"] = counts = {what: n for what, n in sorted(texts.items()) if n}
         if counts:
             say("texts: " + ", ".join(f"{n:,} {what}" for what, n in counts.items()))
-
-
-def _first_of_each_id(drafts: Iterable[Draft | LeftOut]) -> Iterator[Draft | LeftOut]:
-    """`drafts`, where of those that share an id the first one stays."""
-    seen: set[bytes] = set()
-    for draft in drafts:
-        if isinstance(draft, Draft):
-            digest = hashlib.blake2b(
-                draft.id.encode("utf-8", "surrogatepass"), digest_size=12
-            ).digest()
-            if digest in seen:
-                draft = LeftOut(draft.place, "id is there already")
-            seen.add(digest)
-        yield draft
 
 
 def _read(spool: Spool, names: list[str], media: bool) -> Iterator[Made | LeftOut]:

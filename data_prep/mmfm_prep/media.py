@@ -162,7 +162,7 @@ def _open(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are judged here
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=pictures.FORMATS)
         wanted.check(picture.size)
         size = _size(picture.size, how)
         keeps_size = size == picture.size

@@ -15,6 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from mmfm_prep.errors import PrepError
 
+FORMATS = (
+    *("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP", "XPM"),
+)
+"""What is opened: of what Pillow knows, EPS would be run by another program."""
 MAX_PIXELS = 64_000_000
 WHITE = (255, 255, 255, 255)
 
@@ -24,7 +28,7 @@ def decode(data: bytes) -> Image.Image:
     million pixels.
     """
     try:
-        picture = Image.open(io.BytesIO(data))
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
         if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"{picture.width} x {picture.height} pixels are too many")
         return picture.convert("RGBA")

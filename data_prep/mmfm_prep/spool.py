@@ -57,7 +57,7 @@ def chunks(drafts: Iterable[Draft | LeftOut], recipe: Recipe) -> Iterator[Chunk]
 
 
 def _chunk(number: int, drafts: list[Draft | LeftOut], told: str) -> Chunk:
-    plain = [dataclasses.asdict(draft) for draft in drafts]
+    plain = [dict(vars(draft)) for draft in drafts]
     times = [_describe(draft) for draft in plain]
     text = json.dumps([told, plain], sort_keys=True, default=repr)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))

@@ -105,6 +105,8 @@ def _check_shard(folder: Path, entry: dict[str, Any], decode: bool) -> Seen:
     except (ValueError, OSError) as error:
         seen.problems.append(("shard can't be read", str(error).replace(str(tar), name)))
         return seen
+    if not len(index):
+        seen.problems.append(("shard is empty", name))
     if "samples" in entry and index.header.modality_sets != entry["modality_sets"]:
         seen.problems.append(("shard holds other samples than the manifest says", name))
     seen.problems += [(what, name) for what in _index_problems(tar, index)]

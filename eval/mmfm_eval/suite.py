@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from mmfm.config import Component
-from mmfm.data.remote import RemoteConfig
-from mmfm.data.shard_cache import CacheConfig
+from mmfm.data.remote.cache import CacheConfig
+from mmfm.data.remote.fetch import RemoteConfig
 
 TASKS = "mmfm_eval.tasks"
 

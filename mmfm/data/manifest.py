@@ -24,11 +24,10 @@ from urllib.parse import urlsplit
 from mmfm.data.index import IndexHeader, ShardIndex, find_index, index_path, read_header, restrict
 from mmfm.data.lru import Lru
 from mmfm.data.plain_tars import describes_file, find_tars, make_index
-from mmfm.data.remote import FetchError, RemoteConfig
-from mmfm.data.remote_shards import RemoteShards, read_manifest
-from mmfm.data.shard_cache import CacheConfig
-from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
-from mmfm.data.urls import (
+from mmfm.data.remote.cache import CacheConfig
+from mmfm.data.remote.fetch import FetchError, RemoteConfig
+from mmfm.data.remote.shards import RemoteShards, read_manifest
+from mmfm.data.remote.urls import (
     expand,
     folder_of,
     has_scheme,
@@ -38,6 +37,7 @@ from mmfm.data.urls import (
     local_path,
     shard_names,
 )
+from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
 
 __all__ = ["Manifest", "Shard", "ShardIndex", "build_index", "index_path", "make_index"]
 

@@ -166,7 +166,7 @@ class Order:
                     per_step=per_step,
                     every_steps=max(1.0, period / (s.weight * self.slots)),
                     epochs_per_1000_steps=1000 * per_step / s.samples,
-                    dealt=self._dealt(s),
+                    dealt=self.is_dealt(s),
                 )
             )
         return shares
@@ -202,10 +202,10 @@ class Order:
         """
         stratum = self.strata[draw.stratum]
         samples = stratum.samples
-        if self._dealt(stratum):
+        if self.is_dealt(stratum):
             ahead = samples // (2 * self.streams)
         else:
-            low, samples = self._bounds(stratum, draw.stream)
+            low, samples = self.bounds(stratum, draw.stream)
             samples -= low
             pieces = stratum.ends.searchsorted([low, low + samples - 1], side="right")
             ahead = min(samples, samples * self.block_shards // int(pieces[1] - pieces[0] + 1)) // 2
@@ -223,30 +223,31 @@ class Order:
         position after them; of a dealt stratum all, and the position an epoch's draws ahead.
         """
         stratum = self.strata[number]
-        if self._dealt(stratum):
+        if self.is_dealt(stratum):
             return stratum.shards.tolist(), position + -(-stratum.samples // self.streams)
-        low, high = self._bounds(stratum, stream)
+        low, high = self.bounds(stratum, stream)
         epoch, at = divmod(position, high - low)
         part = self._part(number, stream, epoch)
         first, last = self._block_at(part, at)
         shards = stratum.ends.searchsorted(part.starts[first : last + 1], side="right")
         return stratum.shards[shards].tolist(), epoch * (high - low) + int(part.ends[last])
 
-    def _dealt(self, stratum: Stratum) -> bool:
+    def is_dealt(self, stratum: Stratum) -> bool:
+        """Whether all streams draw from the whole stratum in turn, instead of each from a part."""
         return stratum.samples < DEALT_BELOW * self.streams
 
-    def _bounds(self, stratum: Stratum, stream: int) -> tuple[int, int]:
+    def bounds(self, stratum: Stratum, stream: int) -> tuple[int, int]:
         """The samples of a cut stratum from which a stream draws: sizes differ by one at most."""
         n, streams = stratum.samples, self.streams
         return stream * n // streams, (stream + 1) * n // streams
 
     def _draw(self, number: int, stream: int, position: int) -> Draw:
         stratum = self.strata[number]
-        if self._dealt(stratum):
+        if self.is_dealt(stratum):
             epoch, at = divmod(position * self.streams + stream, stratum.samples)
             item = permute(hash_ints(self.seed, _DEAL, number, epoch), stratum.samples, at)
         else:
-            low, high = self._bounds(stratum, stream)
+            low, high = self.bounds(stratum, stream)
             epoch, at = divmod(position, high - low)
             item = self._item(number, stream, epoch, at)
         shard, index = stratum.locate(item)
@@ -276,7 +277,7 @@ class Order:
 
     def _shuffled_part(self, number: int, stream: int, epoch: int) -> _Part:
         stratum = self.strata[number]
-        low, high = self._bounds(stratum, stream)
+        low, high = self.bounds(stratum, stream)
         first = int(stratum.ends.searchsorted(low, side="right"))
         last = int(stratum.ends.searchsorted(high - 1, side="right"))
         ends = np.minimum(stratum.ends[first : last + 1], high)

@@ -26,11 +26,11 @@ from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.loading import load
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Draw, Order
-from mmfm.data.prefetch import Prefetcher, check_cache
 from mmfm.data.quarantine import BadRecord, Quarantine
 from mmfm.data.reader import SampleReader
-from mmfm.data.remote import RemoteConfig, Traffic
-from mmfm.data.shard_cache import CacheConfig
+from mmfm.data.remote.cache import CacheConfig
+from mmfm.data.remote.fetch import RemoteConfig, Traffic
+from mmfm.data.remote.prefetch import Prefetcher, check_cache
 from mmfm.data.transforms.base import BadSample
 from mmfm.types import Batch
 
@@ -149,7 +149,11 @@ class _MicroBatches:
                 return sample
             except BadSample as problem:
                 bad.append(BadRecord.of(problem))
-            candidate = self.order.replacement(draw, attempt)
+                last = problem
+            try:
+                candidate = self.order.replacement(draw, attempt)
+            except ValueError as error:
+                raise ValueError(f"{error}, the last one: {last}") from None
         stratum = self.order.strata[draw.stratum]
         reasons = Counter(record.reason for record in bad[-MAX_REPLACEMENTS:])
         raise ValueError(
@@ -218,6 +222,11 @@ class Pipeline:
     def bad_counts(self) -> Counter[str]:
         """Bad samples of this rank by reason, of the `samples_read` since this object was made."""
         return self._quarantine.counts
+
+    @property
+    def fetches(self) -> bool:
+        """Whether a source is at a URL, so that there may be `traffic`."""
+        return any(manifest.remote is not None for _, manifest in self._dataset.reader.sources)
 
     @property
     def traffic(self) -> Traffic:

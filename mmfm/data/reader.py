@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Any
 
 from mmfm.data.manifest import Manifest
-from mmfm.data.remote import FetchError
+from mmfm.data.remote.fetch import FetchError
 from mmfm.data.transforms.base import BadSample
 
 

@@ -17,8 +17,10 @@ import os
 import pkgutil
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -62,16 +64,19 @@ def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
     """Index an uncompressed tar by reading its headers, and hash it.
 
     `endings`: modality ▶ file endings, by default those of `mmfm.data.transforms`. `ValueError`
-    names file and byte where the tar is truncated or damaged, and the keys that occur twice.
+    names file and byte where the tar is truncated or damaged, and the keys that occur twice. Links,
+    devices and sparse files are never followed: they belong to no sample.
     """
     path = Path(tar)
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"shard {path} is missing, or is no file")
     endings = modality_endings() if endings is None else endings
     modality_of = {e: m for m, listed in endings.items() for e in listed}
     stat = path.stat()
     builder = _Builder(path, modality_of)
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
-            for member in archive:
+        with open(path, "rb") as file, _open(file) as archive:
+            for member in _members(archive):
                 end = member.offset_data + -(-member.size // BLOCK) * BLOCK
                 if end > stat.st_size:
                     raise ValueError(
@@ -79,7 +84,6 @@ def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
                         f" the bytes {member.offset_data} to {end}. Copy or make the shard again"
                     )
                 builder.add(archive, member, end)
-                vars(archive)["members"] = []  # else every header stays in memory
             _check_end(path, file, archive.offset)
             file.seek(0)
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -88,7 +92,38 @@ def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
             f"shard {path} is not an uncompressed tar, or is damaged at byte {builder.end}"
             f" ({error}). Shards are read by offset, so unpack a .tar.gz first"
         ) from None
+    except OSError as error:
+        raise ValueError(f"shard {path} can't be read: {error.strerror}") from None
     return builder.finish(stat, sha256, endings_text(endings))
+
+
+def _open(file: IO[bytes]) -> tarfile.TarFile:
+    """An archive to read; TarError where its first header is malformed."""
+    try:
+        return tarfile.open(fileobj=file, mode="r:")
+    except (tarfile.TarError, OSError):
+        raise
+    except Exception as error:  # malformed extended headers make tarfile raise almost anything
+        raise tarfile.ReadError(f"{type(error).__name__}: {error}") from None
+
+
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive, one at a time; TarError at the first malformed one."""
+    try:
+        for member in archive:
+            if member.size < 0:  # tarfile would go back to where it was
+                raise tarfile.ReadError(f"{member.name!r} has {member.size} bytes")
+            yield member
+            vars(archive)["members"] = []  # else every header stays in memory
+    except (tarfile.TarError, OSError):
+        raise
+    except Exception as error:
+        raise tarfile.ReadError(f"{type(error).__name__}: {error}") from None
+
+
+def _is_file(member: tarfile.TarInfo) -> bool:
+    """Whether the bytes behind its header are its content: not of links, devices, sparse files."""
+    return member.isfile() and not member.issparse()
 
 
 def _check_end(path: Path, file: io.BufferedReader, offset: int) -> None:
@@ -121,13 +156,14 @@ class _Builder:
         self.offsets: list[int] = []
         self.ends: list[int] = []
         self.modalities: list[set[str]] = []
+        self.unreadable: list[int] = []  # samples whose JSON is none
         self._endings: set[str] = set()
         self._seen: set[str] = set()
         self._twice: list[str] = []
 
     def add(self, archive: tarfile.TarFile, member: tarfile.TarInfo, end: int) -> None:
         self.end = end
-        name = split_name(member.name) if member.isfile() else None
+        name = split_name(member.name) if _is_file(member) else None
         if name is None:
             self.ignored += not member.isdir()
             return
@@ -149,7 +185,11 @@ class _Builder:
             self.modalities[-1].add(self.modality_of[ending])
         elif ending == "json" and member.size <= _MAX_JSON:
             content = archive.extractfile(member)
-            self.modalities[-1] |= _json_modalities(content.read() if content else b"")
+            found = _json_modalities(content.read() if content else b"")
+            if found is None:
+                self.unreadable.append(len(self.keys) - 1)
+            else:
+                self.modalities[-1] |= found
 
     def finish(self, stat: os.stat_result, sha256: str, endings: str) -> ShardIndex:
         if self._twice:
@@ -161,6 +201,7 @@ class _Builder:
             )
         if self.ignored:
             logger.warning("shard %s: %d files belong to no sample", self.path, self.ignored)
+        self._place_unreadable()
         sets = ["+".join(sorted(m)) for m in self.modalities]
         names_of = sorted(set(sets))
         header = IndexHeader(
@@ -179,15 +220,31 @@ class _Builder:
         sizes = np.array(self.ends, np.int64) - offsets
         return ShardIndex(header, offsets, sizes, codes, key_ends, b"".join(encoded))
 
+    def _place_unreadable(self) -> None:
+        """Count a sample whose JSON is none among the most frequent kind that has its files, where
+        others can take its place; in a kind of its own none could.
+        """
+        if not self.unreadable:
+            return
+        bad = set(self.unreadable)
+        kinds = Counter(frozenset(m) for i, m in enumerate(self.modalities) if i not in bad)
+        in_json = set(JSON_FIELDS.values())
+        for i in self.unreadable:
+            has = self.modalities[i]
+            likely = [
+                (n, sorted(kind)) for kind, n in kinds.items() if has <= kind <= has | in_json
+            ]
+            self.modalities[i] = set(max(likely)[1]) if likely else has
 
-def _json_modalities(content: bytes) -> set[str]:
-    """Modalities that a sample's JSON holds; none where it can't be read, a bad sample."""
+
+def _json_modalities(content: bytes) -> set[str] | None:
+    """Modalities that a sample's JSON holds; None where it can't be read, a bad sample."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
-        return set()
+        return None
     if not isinstance(data, dict):
-        return set()
+        return None
     return {m for field, m in JSON_FIELDS.items() if data.get(field)}
 
 
@@ -202,9 +259,9 @@ def parse_run(data: bytes, key: str) -> dict[str, bytes]:
         return plain
     files: dict[str, bytes] = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
-            for member in archive:
-                name = split_name(member.name) if member.isfile() else None
+        with _open(io.BytesIO(data)) as archive:
+            for member in _members(archive):
+                name = split_name(member.name) if _is_file(member) else None
                 if name is None:
                     continue
                 content = data[member.offset_data : member.offset_data + member.size]

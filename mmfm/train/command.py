@@ -14,6 +14,8 @@ from typing import NoReturn
 
 from mmfm import distributed
 from mmfm.checkpoint import Checkpoint
+from mmfm.data.mixture import never_seen, progress
+from mmfm.data.order import Order
 from mmfm.train.deepspeed_config import deepspeed_config
 from mmfm.train.engine import end_process_group, start_process_group
 from mmfm.train.loop import check, train
@@ -118,16 +120,34 @@ def plan(run: Run, found: Checkpoint | None) -> str:
     ]
     for share in pipeline.order.composition():
         name = f"{share.source}:{share.modality_set}"
+        rare = "  rare" if share.every_steps > 1 else ""
         lines.append(
             f"  {name:<38} {share.samples:>9,}  {share.weight:>5}/{share.period:<6} "
             f"{share.per_step:>8.2f}  {share.every_steps:>8.1f} st  "
-            f"{share.epochs_per_1000_steps:>8.2f}"
+            f"{share.epochs_per_1000_steps:>8.2f}{rare}"
         )
     for source, count in pipeline.order.ignored.items():
         if count:
             lines.append(f"  {source}: {count} samples have no known modality and are left out")
+    lines += _mixture(pipeline.order, recipe.train.max_steps)
     lines.append("deepspeed " + json.dumps(engine))
     return "\n".join(lines)
+
+
+def _mixture(order: Order, steps: int) -> list[str]:
+    """How often the run goes through each source, and what it never sees."""
+    lines = [f"{'source':<42}samples     drawn  epochs in {steps:,} steps"]
+    lines += [
+        f"  {source.source:<38} {source.samples:>9,}  {source.drawn:>8,}  {source.epochs:.2f}"
+        for source in progress(order, steps)
+    ]
+    for part in never_seen(order, steps):
+        share = 100 * part.never / part.samples
+        lines.append(
+            f"warning   {part.source}:{part.modality_set}: {part.never:,} of {part.samples:,}"
+            f" samples ({share:.0f} %) are never seen in {steps:,} steps"
+        )
+    return lines
 
 
 def _parameters(run: Run) -> list[str]:

@@ -65,7 +65,7 @@ class RunLog:
             )
         self._write({**row, "split": "train"})
         for key, value in row.items():
-            if isinstance(value, float):
+            if isinstance(value, int | float) and key != "step":
                 self._board.add_scalar(f"train/{key}", value, step)
         line = (
             f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  "

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from mmfm import distributed
+from mmfm.data.mixture import progress
 from mmfm.data.pipeline import Pipeline
 from mmfm.train.trainer import StepResult
 from mmfm.types import Batch
@@ -78,7 +79,24 @@ def metrics_row(
         "data_wait": clock.data_wait,
         "mfu": clock.mfu,
         "eta_s": (max_steps - step) * clock.seconds_a_step,
+        **data_row(step, pipeline),
     }
+
+
+def data_row(step: int, pipeline: Pipeline) -> dict[str, Any]:
+    """Samples and epochs of each source since the run's first step, and what all ranks have fetched
+    since this start, where a source is at a URL; collective.
+    """
+    row: dict[str, Any] = {}
+    for source in progress(pipeline.order, step):
+        row[f"samples/{source.source}"] = source.drawn
+        row[f"epochs/{source.source}"] = source.epochs
+    if pipeline.fetches:
+        traffic = pipeline.traffic
+        mine = (traffic.bytes, traffic.retries, traffic.waited_s)
+        fetched, retries, waited = map(sum, zip(*distributed.all_gather_object(mine), strict=True))
+        row |= {"fetched_gb": fetched / 1e9, "fetch_retries": retries, "fetch_wait_s": waited}
+    return row
 
 
 def batch_hash(micro_batches: list[Batch]) -> str:

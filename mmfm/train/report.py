@@ -31,8 +31,8 @@ def write(folder: Path) -> Path:
     rows = read_metrics(folder / "metrics.jsonl")
     steps = {r["step"]: r for r in rows if r.get("split") == "train"}
     scores = [r for r in rows if "metric" in r]
-    losses = sorted({key for r in steps.values() for key in r if key.endswith("loss")})
-    parts = [f"<h1>{html.escape(folder.name)}</h1>", _summary(steps)]
+    losses = sorted({key for r in steps.values() for key in r if _is_loss(key)})
+    parts = [f"<h1>{html.escape(folder.name)}</h1>", _summary(steps), _sources(steps)]
     if scores:
         parts.append("<h2>Scores</h2>" + _table(scores))
     parts.append("<h2>Training losses</h2>")
@@ -48,6 +48,10 @@ def write(folder: Path) -> Path:
     path = folder / "report.html"
     write_text(path, page)
     return path
+
+
+def _is_loss(key: str) -> bool:
+    return key.endswith("loss") and not key.startswith(("samples/", "epochs/"))  # of a source
 
 
 def curve(points: list[tuple[int, float]]) -> str:
@@ -83,6 +87,21 @@ def _summary(steps: dict[int, dict[str, Any]]) -> str:
         f"{last['samples_per_s']:.0f} samples/s at the end, {100 * last['data_wait']:.0f} % of the "
         "time waiting for data.</p>"
     )
+
+
+def _sources(steps: dict[int, dict[str, Any]]) -> str:
+    """Samples and epochs of each source by the last step."""
+    last = steps[max(steps)] if steps else {}
+    names = [key.removeprefix("epochs/") for key in last if key.startswith("epochs/")]
+    if not names:
+        return ""
+    lines = ["<tr><th>source<th>samples drawn<th>epochs"]
+    for name in names:
+        drawn, epochs = last[f"samples/{name}"], last[f"epochs/{name}"]
+        lines.append(
+            f'<tr><td>{html.escape(name)}<td class="n">{drawn:,}<td class="n">{epochs:.2f}'
+        )
+    return f"<h2>Data</h2><table>{''.join(lines)}</table>"
 
 
 def _table(scores: list[dict[str, Any]]) -> str:

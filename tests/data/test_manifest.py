@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import logging
+import os
 import pickle
 import tarfile
 from collections import Counter
@@ -545,3 +546,80 @@ def test_mixed_shards_are_split_into_strata(tmp_path: Path) -> None:
             files = manifest.read_sample(draw.shard, draw.index)
             assert set(files) == endings[names[draw.stratum]]
     assert seen == Counter({(s, i): 1 for s in range(3) for i in range(30)})
+
+
+def sparse_tar(path: Path) -> Path:
+    """A file with a hole, a link and a device beside a text."""
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            other = tarfile.TarInfo("0.png")
+            other.type, other.linkname = kind, "0.txt"
+            tar.addfile(other)
+        holes = tarfile.TarInfo("0.jpg")
+        holes.pax_headers = {
+            "GNU.sparse.major": "1",
+            "GNU.sparse.minor": "0",
+            "GNU.sparse.name": "0.jpg",
+            "GNU.sparse.realsize": "100",
+        }
+        content = b"1\n90\n10\n".ljust(512, b"\0") + b"0123456789"
+        holes.size = len(content)
+        tar.addfile(holes, io.BytesIO(content))
+        text = tarfile.TarInfo("0.txt")
+        text.size = 3
+        tar.addfile(text, io.BytesIO(b"abc"))
+        tar.addfile(other)
+    return path
+
+
+def test_links_devices_and_sparse_files_are_no_files_of_a_sample(tmp_path: Path) -> None:
+    tar = sparse_tar(tmp_path / "a.tar")
+    index = build_index(tar, ENDINGS)
+    assert index.header.ignored == 6
+    assert index.header.modality_sets == {"text": 1}
+    start, size = int(index.offsets[0]), int(index.sizes[0])
+    assert parse_run(tar.read_bytes()[start : start + size], "0") == {"txt": b"abc"}
+    with_link = tar.read_bytes()[start : start + size + 512]
+    assert parse_run(with_link, "0") == {"txt": b"abc"}
+
+
+@pytest.mark.parametrize("what", ["folder", "dangling link", "pipe"])
+def test_a_shard_that_is_no_file_is_refused(what: str, tmp_path: Path) -> None:
+    tar = tmp_path / "a.tar"
+    if what == "folder":
+        tar.mkdir()
+    elif what == "pipe":
+        os.mkfifo(tar)
+    else:
+        tar.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"a\.tar is missing, or is no file"):
+        Manifest.open(tmp_path)
+
+
+def test_headers_that_no_tar_has_are_refused(tmp_path: Path) -> None:
+    tar = write_tar(tmp_path / "a.tar", [("0.png", b"p"), ("1.png", b"q")])
+    header = bytearray(tar.read_bytes()[:512])
+    header[124:136] = b"\xff" * 11 + b"\0"  # -256 bytes: tarfile would read this header again
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    backwards = bytes(header) + tar.read_bytes()[512:]
+    name = tarfile.TarInfo("././@LongLink")
+    name.type = tarfile.GNUTYPE_LONGNAME
+    chain = name.tobuf(tarfile.GNU_FORMAT) * 5_000 + tar.read_bytes()
+    for damaged in (backwards, chain):
+        tar.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"a\.tar is not an uncompressed tar, or is damaged"):
+            build_index(tar, ENDINGS)
+        with pytest.raises(ValueError, match="expected the files of '0'"):
+            parse_run(damaged, "0")
+
+
+def test_a_sample_whose_json_is_none_counts_among_its_kind(tmp_path: Path) -> None:
+    """In a stratum of its own nothing could take its place, and the run would stop."""
+    captioned = json.dumps({"texts": ["a"]}).encode()
+    bad = b"[" * 100_000
+    members = [(f"{i}.{e}", c) for i in "01" for e, c in (("png", b"p"), ("json", captioned))]
+    members += [("2.png", b"p"), ("2.json", bad), ("3.png", b"p"), ("4.txt", b"t")]
+    members += [("5.png", b"p"), ("5.json", b"[1]"), ("6.flac", b"f"), ("6.json", b"{")]
+    index = build_index(write_tar(tmp_path / "a.tar", members), ENDINGS)
+    assert index.header.modality_sets == {"audio": 1, "image": 1, "image+text": 4, "text": 1}

@@ -139,6 +139,23 @@ def test_same_batches_for_any_number_of_workers(good_set: Path, specs: Specs, wo
     assert_same(alone, shared)
 
 
+def test_augmentations_are_the_same_in_a_worker(good_set: Path, specs: Specs) -> None:
+    source = {"path": str(good_set)}
+    config = {"sources": {"set": source}, "global_batch_size": 24, "streams": 4}
+    image = {"policy": "trivial_augment", "colour_jitter": [0.4, 0.4, 0.4, 0.1], "blur": 0.5}
+    audio = {"speed": 0.1, "noise_snr_db": [10, 20]}
+    chosen = {"image": {"type": "image", **image}, "audio": {"type": "audio", **audio}}
+
+    def batches(workers: int) -> list[list[Batch]]:
+        settings = from_dict(DataConfig, {**config, "workers": workers, "transforms": chosen})
+        return steps_of(Pipeline(settings, specs, seed=1, rank=0, world_size=1), 2)
+
+    torch.manual_seed(3)
+    alone = batches(0)
+    torch.manual_seed(4)
+    assert_same(alone, batches(1))
+
+
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_same_global_batches_for_any_number_of_ranks(
     good_set: Path, specs: Specs, world_size: int
@@ -250,6 +267,15 @@ def test_a_set_without_a_good_picture_is_an_error(tmp_path: Path, specs: Specs) 
     folder = write_set(tmp_path, damaged({n: {"png": b""} for n in range(48, 96)}))
     with pytest.raises(ValueError, match=r"data\.sources\.set.*bad"):
         steps_of(make_pipeline(folder, specs), 1)
+
+
+def test_a_kind_without_a_good_sample_is_an_error_that_names_one(
+    tmp_path: Path, specs: Specs
+) -> None:
+    lone = [("lone", {"png": b"no picture"})]
+    folder = write_set(tmp_path, [*tri_modal_shards(), lone])
+    with pytest.raises(ValueError, match=r"seem to be bad, the last one: set/006\.tar/lone: image"):
+        steps_of(make_pipeline(folder, specs), 40)
 
 
 def test_labels(tmp_path: Path, good_set: Path, specs: Specs) -> None:

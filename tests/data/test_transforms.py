@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.datasets
 import soxr
 import torch
 from PIL import Image, ImageOps
@@ -112,6 +113,59 @@ def test_large_jpegs_are_read_reduced_and_stay_close() -> None:
         jpeg = eval_image(encoded(picture, "JPEG", quality=95, exif=exif), "jpg")
         lossless = eval_image(encoded(picture, "PNG", exif=exif))
         assert np.abs(jpeg.astype(int) - lossless).max() <= 4
+
+
+PHOTOS = Path(sklearn.datasets.__file__).parent / "images"
+
+
+def difference(content: bytes, size: int, train: bool) -> float:
+    """Mean difference between a JPEG that is read reduced and one that is read whole, of 255."""
+    reduced, whole = (
+        image.Config(reduced_jpegs=reduced).build(SPEC | {"size": size})
+        for reduced in (True, False)
+    )
+    one, other = (t.decode_content(content, RNG, train).astype(int) for t in (reduced, whole))
+    return float(np.abs(one - other).mean())
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+def test_reduced_photographs_stay_close_to_whole_ones(name: str) -> None:
+    """As the docstring of the module says; 640 x 427 is a multiple of no reduction."""
+    content = (PHOTOS / name).read_bytes()
+    for size in (112, 160):
+        assert 0 < difference(content, size, train=True) < 2.5
+        assert difference(content, size, train=False) == 0  # 427 < 2 * 2 * 112
+    for size in (50, 100):
+        assert 0 < difference(content, size, train=False) < 0.9
+    assert difference(content, 224, train=True) == 0
+
+
+def test_a_reduced_jpeg_stays_in_its_place_however_it_is_turned() -> None:
+    # Odd sizes: the last row and column of the reduced picture are less than one.
+    picture = Image.open(PHOTOS / "china.jpg").crop((100, 100, 237, 233))
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        content = encoded(picture, "JPEG", quality=95, exif=exif)
+        assert 0 < difference(content, 30, train=False) < 1.5, orientation
+
+
+def test_512_pixels_are_read_at_256_for_224_in_training_only() -> None:
+    content = encoded(Image.open(PHOTOS / "china.jpg").resize((512, 512)), "JPEG", quality=90)
+    transform = image.Config().build(SPEC | {"size": 224})
+    seen = []
+
+    real = Image.Image.resize
+
+    def resize(self: Image.Image, *arguments: Any) -> Image.Image:
+        seen.append(self.size)
+        return real(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", resize)
+        for train in (True, False):
+            transform.decode_content(content, RNG, train)
+    assert seen == [(256, 256), (512, 512)]
 
 
 def test_webp_and_animated_pictures_are_read() -> None:
@@ -313,6 +367,7 @@ def test_text_is_encoded_and_padded(text_spec: dict[str, Any]) -> None:
     batch = transform.collate(items)
     assert batch["text"].dtype == torch.int64
     assert batch["text_mask"].sum(dim=1).tolist() == [len(i) for i in items]
+    assert batch["text"].shape == (2, len(items[0]))  # no longer than the longest
     assert (batch["text"][~batch["text_mask"]] == tokenizer.pad_id).all()
     long = transform.decode({}, {"texts": ["red " * 50]}, RNG, False)
     assert len(long) == text_spec["max_length"]

@@ -252,3 +252,10 @@ def test_damaged_sounds_are_refused_and_end_nothing() -> None:
             refused.append(str(error))
     assert 0 < len(refused) < 240
     assert len(set(refused)) < 10
+
+
+def test_what_another_program_would_run_is_not_opened() -> None:
+    data = encoded(noise(8, 8), "EPS")
+    assert opened(data).format == "EPS"
+    with pytest.raises(ValueError, match="picture is unreadable"):
+        image(data)

@@ -15,6 +15,12 @@ from mmfm_prep.cli import main
 from tests.data.make_shards import files_of, png, sound
 
 
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long paths aren't folded into what the tests look for."""
+    monkeypatch.setattr("mmfm_prep.progress._WIDTH", 1_000)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("verify") / "set"
@@ -181,3 +187,11 @@ def test_a_manifest_that_training_refuses(
     file.write_text(json.dumps(manifest))
     assert main(["verify", str(dataset)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_empty_shard_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tar_of(tmp_path / "0.tar", {"a": files_of(0)})
+    tar_of(tmp_path / "1.tar", {})
+    code, said = verified(tmp_path, capsys)
+    assert code == 2
+    assert "shard is empty │ 1 │ 1.tar" in said

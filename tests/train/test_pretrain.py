@@ -78,7 +78,7 @@ def test_metrics(run: Path) -> None:
     assert sorted(rows) == list(range(1, 23))
     for step, row in rows.items():
         assert set(row) >= FIELDS
-        assert row["samples_seen"] == 32 * step
+        assert row["samples_seen"] == row["samples/synthetic"] == 32 * step
         assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
         assert 0 <= row["data_wait"] <= 1
         assert row["samples_per_s"] > 0
@@ -149,7 +149,20 @@ def test_dry_run_shows_the_plan_and_writes_nothing(synthetic: Path, tmp_path: Pa
     assert "batch     32 = 1 ranks × 1 micro-batches × 32" in out
     for name in ("audio+image+text", "image+text", "audio+text", "audio+image"):
         assert f"synthetic:{name} " in out
+    assert re.search(r"synthetic +\d+ +[\d,]+  \d+\.\d\d$", out, re.M)
     assert not run.exists()
+    few = [
+        "train.max_steps=2",
+        "optim.warmup_steps=1",
+        "data.global_batch_size=8",
+        "data.allow_rare_strata=true",
+    ]
+    assert cli.main([*pretrain(synthetic, run, *few), "--dry-run"]) == 0
+    out = capfd.readouterr().out
+    assert re.search(r"synthetic:audio\+text .* rare$", out, re.M)
+    assert re.search(
+        r"^warning   synthetic:audio\+text: \d+ of \d+ samples \(.*never seen in 2", out, re.M
+    )
 
 
 def test_masked_objectives_need_a_masked_view(synthetic: Path, tmp_path: Path, capfd) -> None:

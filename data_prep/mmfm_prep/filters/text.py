@@ -90,14 +90,11 @@ class TextFilter:
         self._check_length(text)
         if self.scripts and not language.in_scripts(text, self.scripts):
             raise Unwanted(f"text not in script {', '.join(self.scripts)}")
-        if self.languages and not self._in_languages(personal.without_masks(text).strip()):
-            raise Unwanted(f"text not in {', '.join(self.languages)}")
+        plain = personal.without_masks(text).strip()
+        told = self.languages if len(plain) >= self.language_min_chars else None
+        if told and not language.in_languages(plain, told, self.language_confidence):
+            raise Unwanted(f"text not in {', '.join(told)}")
         return text
-
-    def _in_languages(self, text: str) -> bool:
-        return len(text) < self.language_min_chars or language.in_languages(
-            text, self.languages, self.language_confidence
-        )
 
     def _check_length(self, text: str) -> None:
         if self.min_chars is not None and len(text) < self.min_chars:

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from mmfm_prep import sound
+from mmfm_prep import pictures, sound
 from mmfm_prep.dataset import Dataset, Found
 from mmfm_prep.inspect.charts import bars, histograms
 from mmfm_prep.inspect.summary import Summary
@@ -103,7 +103,7 @@ def _picture(data: bytes) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(data))
+            picture = Image.open(io.BytesIO(data), formats=pictures.FORMATS)
         picture.draft(None, (2 * _SIDE, 2 * _SIDE))
         drawn = picture.convert("RGBA")
     except Exception:  # broken files make PIL raise almost anything

@@ -19,6 +19,7 @@ from PIL import Image
 
 from mmfm_prep.dataset import AUDIO_ENDINGS, IMAGE_ENDINGS, Found
 from mmfm_prep.leaks import LeakCounter
+from mmfm_prep.pictures import FORMATS
 from mmfm_prep.sample import all_texts
 
 _WORD = re.compile(r"\w+")
@@ -98,7 +99,7 @@ class Summary:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # about sizes
-                width, height = Image.open(io.BytesIO(data)).size
+                width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
         except Exception:  # broken files make PIL raise almost anything
             self.unreadable["image"] += 1
             return

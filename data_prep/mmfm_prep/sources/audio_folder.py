@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from mmfm_prep.draft import Draft, LeftOut
 from mmfm_prep.sources._folders import FolderSource
 
-ENDINGS = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".opus")
+ENDINGS = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au", ".caf", ".w64"),
+    *(".voc", ".sph"),
+)
 
 
 @dataclass(kw_only=True)

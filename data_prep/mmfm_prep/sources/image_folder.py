@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from mmfm_prep.draft import Draft, LeftOut
 from mmfm_prep.sources._folders import FolderSource
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+ENDINGS = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".webp", ".avif", ".gif", ".bmp", ".tif"),
+    *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".xpm", ".ico"),
+)
 
 
 @dataclass(kw_only=True)

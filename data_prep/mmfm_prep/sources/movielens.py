@@ -4,23 +4,30 @@
 
 Split `items` holds one sample a film, with title, year and genres as its text; split `users` one
 sample a person, whose `history` are the ids of the films, ordered by time and, where times are
-equal, as the file has them (`times`: seconds since 1970). Nothing is filtered. The files are those
+equal, as the file has them (`times`: seconds since 1970). Nothing is filtered. (A folder of
+MovieLens that you have yourself: ``interactions`` with ``preset=movielens``.) The files are those
 in the wheel of RecBole on PyPI, pinned, kept in `cache`; nothing of the wheel is installed or run.
 """
 
 from __future__ import annotations
 
-import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
+from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
 from mmfm_prep.fetch import Package, pip
 from mmfm_prep.sample import Sample
+from mmfm_prep.sources._interactions import recbole
+from mmfm_prep.sources._interactions.events import EventColumns, Lost, read_events
+from mmfm_prep.sources._interactions.histories import Person, in_order, people
+from mmfm_prep.sources._interactions.movielens import describe, natural_title
+from mmfm_prep.sources._interactions.tables import item_id
 from mmfm_prep.sources.base import Source
+from mmfm_prep.tables import Row
 
 PACKAGE = Package(
     "recbole",
@@ -30,18 +37,6 @@ PACKAGE = Package(
 )
 FOLDER = "recbole/dataset_example/ml-100k"
 LICENCE = "GroupLens terms of MovieLens 100K: research, cited; else only with their permission"
-
-_ARTICLES = "The|A|An|Le|La|Les|L'|Un|Une|Il|Lo|El|Los|Las|Der|Die|Das|De|Det|O|Os"
-_INVERTED = re.compile(rf"([^()]+), ({_ARTICLES})(?=$|[ )])")
-
-
-class Event(NamedTuple):
-    """One rating: who, when (seconds since 1970), in which row of the file, which film."""
-
-    user: int
-    time: int
-    row: int
-    item: int
 
 
 @dataclass(kw_only=True)
@@ -56,80 +51,57 @@ class Config(Source):
 
     def samples(self) -> Iterator[Sample]:
         with zipfile.ZipFile(pip(PACKAGE, self.cache)) as wheel:
-            films = read_table(_text(wheel, "ml-100k.item"))
-            events = read_events(_text(wheel, "ml-100k.inter"))
-        known = {int(film["item_id"]) for film in films}
-        lost = {event.item for event in events} - known
-        if lost:
-            raise PrepError(f"{PACKAGE.file}: films without a title: {sorted(lost)[:5]}")
-        self.notes |= {"films": len(films), "events": len(events)}
+            films = [film for _, film in _rows(wheel, "ml-100k.item")]
+            events = _rows(wheel, "ml-100k.inter")
+        lost = Lost()
+        found = read_events(events, EventColumns("user_id", "item_id", "timestamp"), lost)
+        if lost.reasons:
+            raise PrepError(f"{PACKAGE.file}: {'; '.join(lost.lines())}")
+        known = {film["item_id"] for film in films}
+        if strange := sorted(set(found.items) - known):
+            names = ", ".join(strange[:5])
+            raise PrepError(f"{PACKAGE.file}: films without a title: {names}")
+        self.notes |= {"films": len(films), "events": len(found)}
         yield from (_film(film) for film in films)
-        histories: dict[int, list[Event]] = {}
-        for event in sorted(events):
-            histories.setdefault(event.user, []).append(event)
-        yield from (_person(user, history) for user, history in histories.items())
+        yield from (_person(person) for person in people(found, in_order(found)))
 
 
-def read_table(text: str) -> list[dict[str, str]]:
-    """The rows of a RecBole atomic file: tab-separated, its header names ``field:type``."""
-    lines = text.splitlines()
-    names = [column.split(":")[0] for column in lines[0].split("\t")]
-    return [dict(zip(names, line.split("\t"), strict=True)) for line in lines[1:] if line]
-
-
-def read_events(text: str) -> list[Event]:
-    """The interactions, with exact integer times (as 32-bit floats some would change places)."""
-    return [
-        Event(int(row["user_id"]), int(row["timestamp"]), number, int(row["item_id"]))
-        for number, row in enumerate(read_table(text))
-    ]
-
-
-def natural_title(title: str) -> str:
-    """A title as it is said: "Postino, Il (Postman, The)" ▶ "Il Postino (The Postman)"."""
-
-    def turn(match: re.Match[str]) -> str:
-        words, article = match.groups()
-        return f"{article}{'' if article.endswith(chr(39)) else ' '}{words}"
-
-    return _INVERTED.sub(turn, title)
-
-
-def describe(film: dict[str, str]) -> str:
-    """The text of a film: ``Toy Story (1995). Animation, Children's, Comedy``."""
+def _film(film: Row) -> Sample:
     year = f" ({film['release_year']})" if film["release_year"] else ""
-    genres = ", ".join(film["class"].split())
-    return f"{natural_title(film['movie_title'])}{year}. {genres}"
-
-
-def _film(film: dict[str, str]) -> Sample:
+    genres = film["class"].split()
     return Sample(
         key=f"{int(film['item_id']):06d}",
-        id=f"item/{film['item_id']}",
-        group=f"item/{film['item_id']}",
+        id=item_id(film["item_id"]),
+        group=item_id(film["item_id"]),
         split="items",
-        texts={"en": [describe(film)]},
+        texts={"en": [describe(film["movie_title"] + year, genres)]},
         source="MovieLens 100K",
         licence=LICENCE,
-        meta={"title": natural_title(film["movie_title"]), "genres": film["class"].split()},
+        meta={"title": natural_title(film["movie_title"]), "genres": genres},
     )
 
 
-def _person(user: int, history: list[Event]) -> Sample:
+def _person(person: Person) -> Sample:
     return Sample(
-        key=f"{user:06d}",
-        id=f"user/{user}",
-        group=f"user/{user}",
+        key=f"{int(person.name):06d}",
+        id=f"user/{person.name}",
+        group=f"user/{person.name}",
         split="users",
-        history=[f"item/{event.item}" for event in history],
+        history=[item_id(item) for item in person.items],
         source="MovieLens 100K",
         licence=LICENCE,
-        meta={"times": [event.time for event in history]},
+        meta=person.meta(),
     )
 
 
-def _text(wheel: zipfile.ZipFile, name: str) -> str:
+def _rows(wheel: zipfile.ZipFile, name: str) -> list[tuple[str, Row]]:
     try:
-        return wheel.read(f"{FOLDER}/{name}").decode("utf-8")
+        text = wheel.read(f"{FOLDER}/{name}").decode("utf-8")
     except KeyError:
         raise PrepError(f"{PACKAGE.file} holds no {FOLDER}/{name}") from None
+    found = []
+    for entry in recbole.rows(text.splitlines(), name):
+        if isinstance(entry, LeftOut):
+            raise PrepError(f"{PACKAGE.file}: {entry.place} {entry.reason}")
+        found.append(entry)
+    return found

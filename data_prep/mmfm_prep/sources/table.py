@@ -1,32 +1,45 @@
-"""A table: CSV, TSV, JSON lines or Parquet, one file or a folder of them.
+"""A table: CSV, TSV, JSON, JSON lines, Parquet or Arrow, one file or a folder of them.
 
     mmfm data make table reviews.csv data/reviews image=photo 'texts.en=[title, review]' \\
         'labels=[category]' id=asin
+    mmfm data make table captions.txt data/flickr8k format=csv image=image root=Images \\
+        'texts.en=[caption]' collect=true
 
 `image` and `audio` name columns with paths (relative ones start at `root`, else beside the table)
-or, in Parquet, with the bytes themselves or ``{bytes, path}``. An empty cell is something that the
-sample doesn't have.
+or, in Parquet, with the bytes themselves or ``{bytes, path}``. Braces make one of several columns:
+``clips/{speaker}/{id}.wav``. An empty cell is something that the sample doesn't have.
 """
 
 from __future__ import annotations
 
-import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmfm_prep.draft import Draft, LeftOut, Media
 from mmfm_prep.from_files import FilesSource
-from mmfm_prep.tables import Row, read_rows
+from mmfm_prep.progress import say
+from mmfm_prep.sources._collect import collected
+from mmfm_prep.sources._files import NamedFiles
+from mmfm_prep.sources._splits import split_of
+from mmfm_prep.tables import Layout, Row, read_rows, table_files
+from mmfm_prep.tables.cells import moment, number, one_text, text, texts
+
+_COLUMN = re.compile(r"\{([^{}]*)\}")
 
 
 @dataclass(kw_only=True)
-class Config(FilesSource):
+class Config(FilesSource, Layout):
     """`texts`: language ▶ columns. `id` (default: the row's number) is unique; `group` (default:
-    the id): equal values mean the same and stay in one split. `split` names a column; without it
-    `shares` decide. `labels` and `numbers` are columns to learn.
+    the id): equal values mean the same and stay in one split. `split` names a column, whose values
+    `splits` may rename; `split_files` takes it from the names of files; without either `shares`
+    decide. `time`: a column of times for `split_by`. `labels` and `numbers` are columns to learn.
+    `collect`: the rows of one `id` (default: of one path) are one sample with all their texts.
     """
+
+    same_id_hint: ClassVar[str] = "collect=true makes one sample of the rows of an id"
 
     image: str | None = None
     audio: str | None = None
@@ -36,80 +49,117 @@ class Config(FilesSource):
     id: str | None = None
     group: str | None = None
     split: str | None = None
+    splits: dict[str, str] = field(default_factory=dict)
+    split_files: bool = False
+    time: str | None = None
+    collect: bool = False
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        FilesSource.__post_init__(self)
+        Layout.__post_init__(self)
         if not self.image and not self.audio and not any(self.texts.values()):
             raise ValueError("name a column: image=…, audio=… or 'texts.en=[…]'")
+        if (self.split_by == "time") != (self.time is not None):
+            raise ValueError("time=COLUMN and split_by=time need each other")
+        if self.splits and not self.split:
+            raise ValueError("splits renames what a column says: name it, split=COLUMN")
+        if self.split and self.split_files:
+            raise ValueError("split and split_files: name one of them")
 
     def drafts(self) -> Iterator[Draft | LeftOut]:
-        folder = self.input if self.input.is_dir() else self.input.parent
-        self._root = self.root or folder
-        for number, (place, row) in enumerate(read_rows(self.input, self._columns())):
-            yield self._draft(number, place, row)
+        beside = self.input if self.input.is_dir() else self.input.parent
+        self._root = self.root.expanduser() if self.root else beside
+        media = [name for name in (self.image, self.audio) if name]
+        self._files = {name: NamedFiles(name, self._root) for name in media}
+        if self.input.is_dir() and not self.split and not self.split_files:
+            self._hint()
+        rows = enumerate(read_rows(self.input, self._columns(), self))
+        drafts = (self._draft(n, place, row) for n, (place, row) in rows)
+        yield from collected(drafts) if self.collect else drafts
+        for files in self._files.values():
+            files.end()
+
+    def _hint(self) -> None:
+        named = {split_of(file.name) for file in table_files(self.input, self)} - {None}
+        if len(named) > 1:
+            told = ", ".join(sorted(filter(None, named)))
+            say(f"files are named {told}: split_files=true makes these the splits")
 
     def _columns(self) -> list[str]:
-        one = [self.image, self.audio, self.id, self.group, self.split]
-        texts = [name for columns in self.texts.values() for name in columns]
-        return [name for name in (*one, *texts, *self.labels, *self.numbers) if name]
+        said = [column for columns in self.texts.values() for column in columns]
+        made = [self.image, self.audio, self.id, self.group, *said]
+        named = [name for column in made if column for name in _names(column)]
+        plain = [self.split, self.time, *self.labels, *self.numbers]
+        return [*named, *(name for name in plain if name)]
 
-    def _draft(self, number: int, place: str, row: Row) -> Draft | LeftOut:
-        name = _text(row[self.id]) if self.id else f"{self.input.stem}/{number}"
-        group = _text(row[self.group]) if self.group else name
-        split = _text(row[self.split]) if self.split else None
-        for value, what in ((name, "id"), (split, "split")):
-            if value == "":
-                return LeftOut(place, f"{what} is empty")
+    def _draft(self, place_in_all: int, place: str, row: Row) -> Draft | LeftOut:
         try:
-            numbers = {column: _number(row[column]) for column in self.numbers}
+            image, audio = self._media(row, self.image), self._media(row, self.audio)
+            name = self._name(place_in_all, row, image or audio)
+            group = one_text(_cell(row, self.group), "group") if self.group else ""
+            numbers = {column: number(row[column]) for column in self.numbers}
+            told = {column: one_text(row[column], column) for column in self.labels}
             return Draft(
                 place=place,
-                key=f"{number:08d}",
+                key=f"{place_in_all:08d}",
                 id=name,
                 group=group or name,
-                split=split,
-                texts={lang: _texts(row, columns) for lang, columns in self.texts.items()},
-                image=self._media(row, self.image),
-                audio=self._media(row, self.audio),
-                labels={column: text for column in self.labels if (text := _text(row[column]))},
+                split=self._split(place, row),
+                time=moment(row[self.time]) if self.time else None,
+                texts={
+                    language: [t for column in columns for t in texts(_cell(row, column))]
+                    for language, columns in self.texts.items()
+                },
+                image=image,
+                audio=audio,
+                labels={column: label for column, label in told.items() if label},
                 meta={"numbers": numbers} if numbers else {},
             )
         except ValueError as error:
             return LeftOut(place, str(error))
 
+    def _name(self, place_in_all: int, row: Row, medium: Media) -> str:
+        """The sample's id; ValueError where there is none."""
+        if self.id:
+            name = text(_cell(row, self.id))
+            if not name:
+                raise ValueError("id is empty")
+        elif self.collect:
+            if not isinstance(medium, Path):
+                raise ValueError("no path tells which rows belong together")
+            inside = medium.is_relative_to(self._root)
+            return (medium.relative_to(self._root) if inside else medium).as_posix()
+        else:
+            return f"{self.input.stem}/{place_in_all}"
+        return name
+
+    def _split(self, place: str, row: Row) -> str | None:
+        if self.split_files:
+            split = split_of(place.rpartition(":")[0])
+            if split is None:
+                raise ValueError("the file's name tells no split")
+            return split
+        if not self.split:
+            return None
+        split = text(row[self.split])
+        if not split:
+            raise ValueError("split is empty")
+        return self.splits.get(split, split)
+
     def _media(self, row: Row, column: str | None) -> Media:
-        value = row[column] if column else None
-        if isinstance(value, dict):  # as Hugging Face's datasets write them
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            return value or None
-        text = _text(value)
-        if "://" in text:
-            raise ValueError(f"{column} is a URL, not a file: fetch them first")
-        return self._root / text if text else None
+        return self._files[column].medium(_cell(row, column)) if column else None
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+def _names(column: str) -> list[str]:
+    """The column, or those in the braces."""
+    return _COLUMN.findall(column) or [column]
 
 
-def _texts(row: Row, columns: list[str]) -> list[str]:
-    found = []
-    for column in columns:
-        value = row[column]
-        found += [_text(v) for v in value] if isinstance(value, list) else [_text(value)]
-    return found
-
-
-def _number(value: Any) -> float | None:
-    text = _text(value)
-    if not text:
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        raise ValueError("a number is none") from None
-    if not math.isfinite(number):
-        raise ValueError("a number is not finite")
-    return number
+def _cell(row: Row, column: str) -> Any:
+    """The cell of a column, or what is made of those in braces; "" where one of them is empty."""
+    names = _COLUMN.findall(column)
+    if not names:
+        return row[column]
+    cells = {name: text(row[name]) for name in names}
+    return _COLUMN.sub(lambda found: cells[found[1]], column) if all(cells.values()) else ""

@@ -30,7 +30,7 @@ def data_uri(content: bytes, kind: str) -> str:
 def picture(files: Mapping[str, bytes], side: int = 96) -> str:
     """The picture among a sample's files, at most `side` pixels wide and high, on white."""
     content = next(files[e] for e in image.ENDINGS if e in files)
-    with Image.open(io.BytesIO(content)) as opened:
+    with Image.open(io.BytesIO(content), formats=image.FORMATS) as opened:
         drawn = opened.convert("RGBA")
     drawn.thumbnail((side, side), Image.Resampling.LANCZOS)
     paper = Image.new("RGBA", drawn.size, "white")

@@ -27,6 +27,7 @@ ENDINGS = ("flac", "wav", "ogg", "mp3")
 _CROP_ATTEMPTS = 8
 _MAX_CHANNELS = 32
 _SAMPLE_RATES = (1_000, 768_000)
+_MP3_RUN_UP = 9216  # after a seek, an MP3 is noise until the data that frames share are read again
 
 
 @dataclass(kw_only=True)
@@ -34,6 +35,10 @@ class Config:
     """`gain_db`: training clips are made louder or softer by up to this many decibels."""
 
     random_crop: bool = False
+    speed: float = 0.0
+    """Training clips are played faster or slower by up to this share, higher or lower with it."""
+    noise_snr_db: tuple[float, float] | None = None
+    """White noise in training clips: how many decibels below the sound it lies, (low, high)."""
     gain_db: float = 0.0
     silence_db: float = -80.0
     """A clip whose peak lies below this (decibels of full scale) is a bad sample."""
@@ -43,6 +48,10 @@ class Config:
     def __post_init__(self) -> None:
         if self.gain_db < 0:
             raise ValueError(f"gain_db = {self.gain_db} must be 0 or more")
+        if not 0 <= self.speed < 1:
+            raise ValueError(f"speed = {self.speed} is a share, from 0 to below 1")
+        if self.noise_snr_db is not None and not self.noise_snr_db[0] <= self.noise_snr_db[1]:
+            raise ValueError(f"noise_snr_db = {self.noise_snr_db} must be (low, high)")
 
     def build(self, spec: Mapping[str, Any]) -> AudioTransform:
         """The transform for an encoder with ``spec = {sample_rate, max_samples}``."""
@@ -63,7 +72,8 @@ class AudioTransform(Transform):
     augments: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.augments = self.config.random_crop or self.config.gain_db > 0
+        drawn = self.config.random_crop or self.config.gain_db > 0 or self.config.speed > 0
+        self.augments = drawn or self.config.noise_snr_db is not None
 
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
         return [media_file(files, ENDINGS, "audio", self.config.max_bytes)]
@@ -83,10 +93,13 @@ class AudioTransform(Transform):
         return file.getvalue()
 
     def decode_content(self, content: bytes, rng: np.random.Generator, train: bool) -> Any:
+        speed = 1.0
+        if train and self.config.speed > 0:
+            speed = rng.uniform(1 - self.config.speed, 1 + self.config.speed)
         try:
             with soundfile.SoundFile(io.BytesIO(content)) as sound:
-                wave = self._read(sound, rng, train)
-                rate = sound.samplerate
+                wave = self._read(sound, rng, train, self.max_samples / self.sample_rate * speed)
+                rate = sound.samplerate * speed
         except (soundfile.SoundFileError, OSError, ValueError, RuntimeError) as error:
             if isinstance(error, BadSample):
                 raise
@@ -97,6 +110,8 @@ class AudioTransform(Transform):
         wave = np.ascontiguousarray(wave[: self.max_samples], dtype=np.float32)
         if not len(wave):
             raise BadSample("audio empty")
+        if train and self.config.noise_snr_db is not None:
+            wave = _add_noise(wave, rng.uniform(*self.config.noise_snr_db), rng)
         if train and self.config.gain_db > 0:
             gain = rng.uniform(-self.config.gain_db, self.config.gain_db)
             wave = wave * np.float32(10 ** (gain / 20))
@@ -115,8 +130,10 @@ class AudioTransform(Transform):
             mask[row, : len(item)] = True
         return {"audio": audio, "audio_mask": mask}
 
-    def _read(self, sound: soundfile.SoundFile, rng: np.random.Generator, train: bool) -> Any:
-        """The part of `sound` that is used, mono, at the file's own rate."""
+    def _read(
+        self, sound: soundfile.SoundFile, rng: np.random.Generator, train: bool, seconds: float
+    ) -> Any:
+        """The part of `sound` that is used, mono, at the file's own rate: `seconds` of it."""
         rate, frames = sound.samplerate, sound.frames
         if not _SAMPLE_RATES[0] <= rate <= _SAMPLE_RATES[1] or sound.channels > _MAX_CHANNELS:
             detail = f"{rate} Hz, {sound.channels} channels"
@@ -126,15 +143,34 @@ class AudioTransform(Transform):
         if frames > self.config.max_seconds * rate:
             raise BadSample("audio too long", detail=f"{frames / rate:.1f} s")
         # A little more than needed, so that resampling has its context at the end.
-        needed = math.ceil((self.max_samples / self.sample_rate + 0.05) * rate)
-        spare = max(0, frames - math.ceil(self.max_samples / self.sample_rate * rate))
+        needed = math.ceil((seconds + 0.05) * rate)
+        length = math.ceil(seconds * rate)
+        spare = max(0, frames - length)
         crop = train and self.config.random_crop and spare > 0
         for _ in range(_CROP_ATTEMPTS if crop else 1):  # a long clip may have silent stretches
-            if crop:
-                sound.seek(int(rng.integers(spare + 1)))
-            wave = sound.read(needed, dtype="float32", always_2d=True).mean(axis=1)
+            start = int(rng.integers(spare + 1)) if crop else 0
+            wave = _read_from(sound, start, needed)
             if not np.isfinite(wave).all():
                 raise BadSample("audio not finite")
-            if len(wave) and np.abs(wave).max() >= 10 ** (self.config.silence_db / 20):
+            if crop and len(wave) < length:  # the file told more frames than it has, as an MP3 may
+                spare = max(0, start + len(wave) - length)
+            elif len(wave) and np.abs(wave).max() >= 10 ** (self.config.silence_db / 20):
                 return wave
         raise BadSample("audio silent" if len(wave) else "audio empty")
+
+
+def _read_from(sound: soundfile.SoundFile, start: int, frames: int) -> Any:
+    """`frames` of `sound` from `start` on, mono float32; fewer where it ends."""
+    run_up = min(start, _MP3_RUN_UP) if sound.format == "MP3" else 0
+    sound.seek(start - run_up)
+    # In one go: soundfile seeks after each read, so that the next one would need a run-up again.
+    wave = sound.read(run_up + frames, dtype="float32", always_2d=True)
+    return wave[run_up:].mean(axis=1)
+
+
+def _add_noise(wave: Any, snr_db: float, rng: np.random.Generator) -> Any:
+    """`wave` [S] float32 with white noise that lies `snr_db` decibels below it."""
+    from torchaudio.functional import add_noise  # seconds to import
+
+    noise = torch.from_numpy(rng.standard_normal(len(wave), dtype=np.float32))
+    return add_noise(torch.from_numpy(wave), noise, torch.tensor(snr_db)).numpy()

@@ -47,7 +47,9 @@ class Transform(ABC):
     """
 
     augments: bool = False
-    """Whether training inputs differ from evaluation inputs of the same content."""
+    """Whether chance changes what training gets of a content. Otherwise outputs of its evaluation
+    input may stand for it.
+    """
 
     cheap: bool = False
     """Whether decoding costs so little that inputs are also given where cached outputs are used."""

@@ -2,8 +2,12 @@
 
 Transparent pictures are laid on white (white glyphs stay white, hidden colours stay hidden), EXIF
 orientation is followed. In evaluation the shortest side is resized to `size` and the centre is cut
-out, as torchvision's
-``Resize(size)`` and ``CenterCrop(size)`` do; large JPEGs are read at a reduced scale.
+out, as torchvision's ``Resize(size)`` and ``CenterCrop(size)`` do.
+
+Large JPEGs are read at 1/2, 1/4 or 1/8 of their size: in training at no less than `size`, in
+evaluation at no less than twice that. From full decoding (pictures of 427 to 1024 pixels at 100 to
+224, mean of all levels of 255) a photograph differs by 2.7 at most in training and by 0.8 in
+evaluation, clip art by 1.0 and 0.2 on average (the worst piece by 4.8 and 1.4).
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from mmfm.data.augment_image import AugmentConfig
 from mmfm.data.transforms.base import BadSample, Transform, from_spec, media_file
 
 ENDINGS = ("jpg", "jpeg", "png", "webp")
@@ -31,25 +36,30 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the picture by a quarter
 _QUARTER_TURNS = (5, 6, 7, 8)
-_DRAFT_MARGIN = 2  # a JPEG is read at no less than this many times the size it is resized to
+_LAST_COLUMN_FIRST = (2, 3, 6, 7)
+_LAST_ROW_FIRST = (3, 4, 7, 8)
+_TRAIN_MARGIN, _EVAL_MARGIN = 1, 2  # a JPEG is read at no less than so many times its final size
 
 Box = tuple[float, float, float, float]
 
 
 @dataclass(kw_only=True)
-class Config:
+class Config(AugmentConfig):
     """`crop_scale`: shares of the area that a random crop takes (Inception's random resized crop);
-    none if unset.
+    none if unset. What is inherited changes the colours of training's crops.
     """
 
     crop_scale: tuple[float, float] | None = None
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.0
     """Probability of a horizontal flip."""
+    reduced_jpegs: bool = True
+    """Whether large JPEGs are read at a reduced scale, several times as fast."""
     max_pixels: int = 64_000_000
     max_bytes: int = 50_000_000
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.crop_scale is not None and not 0 < self.crop_scale[0] <= self.crop_scale[1] <= 1:
             raise ValueError(
                 f"crop_scale = {self.crop_scale} must be (low, high), 0 < low <= high <= 1"
@@ -87,7 +97,9 @@ class ImageTransform(Transform):
     augments: bool = field(init=False)
 
     def __post_init__(self) -> None:
-        self.augments = self.config.crop_scale is not None or self.config.flip > 0
+        self._augment = self.config.build_augment(self.size)
+        drawn = self.config.crop_scale is not None or self.config.flip > 0
+        self.augments = drawn or self._augment is not None
 
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
         return [media_file(files, ENDINGS, "image", self.config.max_bytes)]
@@ -120,7 +132,8 @@ class ImageTransform(Transform):
             if picture.getexif().get(_ORIENTATION) in _QUARTER_TURNS:
                 width, height = height, width
             box = self._box(width, height, rng, train)
-            picture, box = self._load(picture, (width, height), box)
+            margin = _TRAIN_MARGIN if train else _EVAL_MARGIN
+            picture, box = self._load(picture, (width, height), box, margin)
             picture = picture.resize((self.size, self.size), _FILTERS[self.interpolation], box)
         except BadSample:
             raise
@@ -129,6 +142,8 @@ class ImageTransform(Transform):
             raise BadSample("image unreadable", detail=detail) from None
         if train and self.config.flip > 0 and rng.random() < self.config.flip:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if train and self._augment is not None:
+            picture = self._augment(picture, rng)
         return np.asarray(picture)
 
     def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
@@ -150,24 +165,34 @@ class ImageTransform(Transform):
         return left * x, top * y, (left + self.size) * x, (top + self.size) * y
 
     def _load(
-        self, picture: Image.Image, upright: tuple[int, int], box: Box
+        self, picture: Image.Image, upright: tuple[int, int], box: Box, margin: int
     ) -> tuple[Image.Image, Box]:
-        """The upright RGB picture, reduced while it is read where that loses nothing, and the box
-        in it.
+        """The upright RGB picture, a JPEG reduced to no less than `margin` times what is needed,
+        and the box in it.
         """
-        if picture.format == "JPEG":
+        scale = 1.0
+        if picture.format == "JPEG" and self.config.reduced_jpegs:
             side = min(box[2] - box[0], box[3] - box[1])
-            share = _DRAFT_MARGIN * self.size / side
+            share = margin * self.size / side
             if share < 1:
-                wanted = (math.ceil(picture.width * share), math.ceil(picture.height * share))
-                picture.draft(picture.mode, wanted)
-        turned = picture.getexif().get(_ORIENTATION, 1) != 1
+                width, height = picture.size
+                wanted = (math.ceil(width * share), math.ceil(height * share))
+                drafted = picture.draft(picture.mode, wanted)
+                scale = 1.0 if drafted is None else drafted[1][2] / width
+        orientation = picture.getexif().get(_ORIENTATION, 1)
         picture = _on_white(picture)
-        if turned:
+        if orientation != 1:
             picture = ImageOps.exif_transpose(picture)
-        x, y = picture.width / upright[0], picture.height / upright[1]
-        right, bottom = min(box[2] * x, picture.width), min(box[3] * y, picture.height)
-        return picture, (box[0] * x, box[1] * y, right, bottom)
+        # The last column and row of a reduced picture may lie partly outside of it.
+        x = picture.width - upright[0] * scale if orientation in _LAST_COLUMN_FIRST else 0.0
+        y = picture.height - upright[1] * scale if orientation in _LAST_ROW_FIRST else 0.0
+        left, top, right, bottom = (edge * scale for edge in box)
+        return picture, (
+            x + left,
+            y + top,
+            min(x + right, picture.width),
+            min(y + bottom, picture.height),
+        )
 
 
 def _open(content: bytes) -> Image.Image:

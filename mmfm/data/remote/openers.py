@@ -19,7 +19,7 @@ from functools import partial
 from http.client import InvalidURL
 from urllib.parse import unquote, urlsplit
 
-from mmfm.data.urls import is_http
+from mmfm.data.remote.urls import is_http
 
 COMMANDS = {
     "s3": ("aws", "s3", "cp", "--only-show-errors", "{url}", "-"),

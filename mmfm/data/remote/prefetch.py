@@ -22,8 +22,8 @@ import numpy as np
 
 from mmfm.config import ConfigError
 from mmfm.data.order import Order
-from mmfm.data.remote import StoppedError
-from mmfm.data.shard_cache import GB, CacheConfig
+from mmfm.data.remote.cache import GB, CacheConfig
+from mmfm.data.remote.fetch import StoppedError
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from http.client import HTTPException
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from mmfm.data.openers import FinalError, open_url
-from mmfm.data.urls import hide
+from mmfm.data.remote.openers import FinalError, open_url
+from mmfm.data.remote.urls import hide
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 SILENCE_BYTES = 1024

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mmfm.data.manifest import Manifest, Shard
 from mmfm.data.order import Order
-from mmfm.data.prefetch import Prefetcher, local_ranks
-from mmfm.data.remote import FetchError
+from mmfm.data.remote.fetch import FetchError
+from mmfm.data.remote.prefetch import Prefetcher, local_ranks
 
 
 class Recorded(Manifest):

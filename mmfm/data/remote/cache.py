@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mmfm.data.remote import FetchError
+from mmfm.data.remote.fetch import FetchError
 
 GB = 10**9
 EVICTED = (".tar", ".idx")

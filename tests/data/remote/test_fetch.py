@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from webdataset.gopen import gopen_schemes
 
-from mmfm.data import openers, remote
-from mmfm.data.remote import FetchError, RemoteConfig, StoppedError, Traffic, fetch
-from mmfm.data.urls import hide, is_url, join, local_path, shard_names
-from tests.data.shard_server import ShardServer, serve
+from mmfm.data.remote import fetch as fetching
+from mmfm.data.remote import openers
+from mmfm.data.remote.fetch import FetchError, RemoteConfig, StoppedError, Traffic, fetch
+from mmfm.data.remote.urls import hide, is_url, join, local_path, shard_names
+from tests.data.remote.shard_server import ShardServer, serve
 
 CONTENT = bytes(range(256)) * 40
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -26,7 +27,7 @@ QUICK = RemoteConfig(retries=2, timeout_s=0.3)
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.001)
 
 
 @pytest.fixture
@@ -117,7 +118,7 @@ def test_a_url_must_be_quoted(server: ShardServer) -> None:
 
 
 def test_a_fetch_can_be_called_off(server: ShardServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 20.0)
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 20.0)
     server.faults["/a.tar"] = ["500"] * 3
     stop = threading.Event()
     threading.Timer(0.05, stop.set).start()

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from mmfm.config import ConfigError, from_dict
-from mmfm.data import remote
 from mmfm.data.index import index_path
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Order
 from mmfm.data.pipeline import DataConfig, Pipeline
 from mmfm.data.reader import SampleReader
-from mmfm.data.remote import FetchError, RemoteConfig
+from mmfm.data.remote import fetch as fetching
+from mmfm.data.remote.cache import CacheConfig
+from mmfm.data.remote.fetch import FetchError, RemoteConfig
 from mmfm.data.sequential import SequentialData
-from mmfm.data.shard_cache import CacheConfig
 from mmfm.types import Batch
-from tests.data.shard_server import ShardServer, serve
+from tests.data.remote.shard_server import ShardServer, serve
 from tests.data.test_pipeline import assert_same, steps_of
 
 Specs = dict[str, dict[str, Any]]
@@ -34,7 +34,7 @@ SHARDS = [f"{number:03d}.tar" for number in range(6)]
 @pytest.fixture(autouse=True)
 def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
-    monkeypatch.setattr(remote, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.001)
 
 
 @pytest.fixture

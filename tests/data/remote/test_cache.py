@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from mmfm.data.remote import FetchError
-from mmfm.data.shard_cache import Partial, ShardCache
+from mmfm.data.remote.cache import Partial, ShardCache
+from mmfm.data.remote.fetch import FetchError
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmfm.data.index import IndexHeader, ShardIndex
-from mmfm.data.remote import FetchError, RemoteConfig, Traffic, fetch
-from mmfm.data.shard_cache import CacheConfig, Partial, ShardCache
+from mmfm.data.remote.cache import CacheConfig, Partial, ShardCache
+from mmfm.data.remote.fetch import FetchError, RemoteConfig, Traffic, fetch
+from mmfm.data.remote.urls import hide, index_url, is_http, join
 from mmfm.data.tar import Endings, build_index, endings_text
-from mmfm.data.urls import hide, index_url, is_http, join
 
 logger = logging.getLogger(__name__)
 

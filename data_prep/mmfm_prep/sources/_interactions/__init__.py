@@ -1,0 +1,1 @@
+"""Events (who chose what, when) ▶ histories of people, and the tables that they come in."""

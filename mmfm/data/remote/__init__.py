@@ -1,0 +1,1 @@
+"""Shards at URLs: opened, fetched, kept in a bounded cache, ahead of their use."""
