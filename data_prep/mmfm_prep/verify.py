@@ -9,7 +9,7 @@ that training uses, with their limits, so what is found here is what would be in
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ import numpy as np
 from rich.table import Column, Table
 
 from mmfm.data.index import ShardIndex, index_path
-from mmfm.data.manifest import MANIFEST
+from mmfm.data.manifest import MANIFEST, Manifest
 from mmfm.data.tar import build_index
 from mmfm_prep.dataset import ALL, read_one, worth
 from mmfm_prep.decoding import Decoder
@@ -80,20 +80,10 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
     file = folder / MANIFEST
     if file.is_file():
         try:
-            shards = json.loads(file.read_text(encoding="utf-8"))["shards"]
-            return [
-                {
-                    "name": str(s["name"]),
-                    "split": str(s["split"]),
-                    "bytes": int(s["bytes"]),
-                    "sha256": str(s["sha256"]),
-                    "samples": int(s["samples"]),
-                    "modality_sets": dict(s["modality_sets"]),
-                }
-                for s in shards
-            ]
-        except (ValueError, KeyError, TypeError) as error:
-            raise PrepError(f"{file} is no manifest of mmfm: {error!r}") from None
+            manifest = Manifest.from_json(file.read_bytes(), str(file), str(folder), None)
+        except ValueError as error:
+            raise PrepError(str(error)) from None
+        return [dataclasses.asdict(shard) for shard in manifest.shards]
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not tars:
         raise PrepError(f"{folder} is no dataset: it holds neither {MANIFEST} nor a .tar")

@@ -149,7 +149,7 @@ class Manifest:
         where = Path(path)
         file = where if where.name == MANIFEST else where / MANIFEST
         if file.is_file():
-            opened = cls._from_json(file.read_bytes(), str(file), str(file.parent), splits)
+            opened = cls.from_json(file.read_bytes(), str(file), str(file.parent), splits)
             for shard in opened.shards:
                 _check_size(shard, file)
             return opened
@@ -187,13 +187,13 @@ class Manifest:
                 f"there is no manifest: {error}. Name a folder with a {MANIFEST}, or the tars by a"
                 f" pattern: {hide(folder)}/{{000..099}}.tar"
             ) from None
-        opened = cls._from_json(text, join(hide(folder), MANIFEST), hide(folder), splits)
+        opened = cls.from_json(text, join(hide(folder), MANIFEST), hide(folder), splits)
         files = [(s.name, s.bytes, s.sha256) for s in opened.shards]
         opened.remote = RemoteShards.of_manifest(folder, files, cache, remote)
         return opened
 
     @classmethod
-    def _from_json(
+    def from_json(
         cls, text: bytes, file: str, folder: str, splits: Sequence[str] | None
     ) -> Manifest:
         """The shards of the manifest `file`, whose content is `text`, below `folder`."""

@@ -166,6 +166,29 @@ def test_whatever_names_and_texts_hold_is_shown(
         assert "[b]\\ud800" in shown
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shards": []}, "lists no shards"),
+        ({"format": 9}, "format 9"),
+        ({"splits": None}, "can't be read"),
+        ({"name": "../set/x.tar"}, "leads out of the manifest's folder"),
+    ],
+)
+def test_a_manifest_that_training_refuses(
+    change: dict, said: str, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = dataset / "manifest.json"
+    manifest = json.loads(file.read_text())
+    if "name" in change:
+        manifest["shards"][0] |= change
+    else:
+        manifest |= change
+    file.write_text(json.dumps(manifest))
+    assert main(["verify", str(dataset)]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_an_empty_shard_is_a_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tar_of(tmp_path / "0.tar", {"a": files_of(0)})
     tar_of(tmp_path / "1.tar", {})
