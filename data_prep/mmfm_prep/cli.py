@@ -82,8 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument(
         "source",
         metavar="SOURCE",
-        help="table, image_folder, audio_folder, text_folder, coco, conll, shards, synthetic, "
-        "emoji, stamps, movielens, or a dotted module",
+        help="table, image_folder, audio_folder, text_folder, coco, conll, interactions, shards, "
+        "synthetic, emoji, stamps, movielens, or a dotted module",
     )
     make.add_argument(
         "places",

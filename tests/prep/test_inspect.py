@@ -101,3 +101,14 @@ def test_what_was_left_out_is_told_again(
     out = capsys.readouterr().out
     assert "left out when it was made: 1 (sound is silent), first up/b.wav" in out
     assert "class" in out
+
+
+def test_histories_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = tmp_path / "events.csv"
+    events.write_text("who,what,at\na,x,1\na,y,2\na,x,3\nb,y,1\nb,z,\n")
+    words = ["interactions", str(events), str(tmp_path / "out"), "user=who", "item=what", "time=at"]
+    assert main(["make", *words]) == 0
+    assert main(["inspect", str(tmp_path / "out")]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "users │ 1 – 1 – 3 │ items of a history, 4 in all" in out
+    assert "left out of histories: 1 (time is empty), first events.csv:6" in out

@@ -66,6 +66,7 @@ class Summary:
     media: dict[str, Media] = field(default_factory=lambda: defaultdict(Media))
     texts: dict[str, Texts] = field(default_factory=lambda: defaultdict(Texts))
     labels: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    histories: dict[str, array[float]] = field(default_factory=lambda: defaultdict(_numbers))
     groups: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     ignored: Counter[str] = field(default_factory=Counter)
     unreadable: Counter[str] = field(default_factory=Counter)
@@ -84,6 +85,8 @@ class Summary:
         if sample.audio:
             self._add_audio(self.media[sample.split], sample.audio)
         self._add_texts(sample.texts)
+        if isinstance(history := sample.meta.get("history"), list):
+            self.histories[sample.split].append(len(history))
         for label, value in sample.labels.items():
             self.labels[label][value] += 1
         self.groups[sample.split].add(sample.group)

@@ -45,6 +45,11 @@ def left_out(about: Mapping[str, Any]) -> list[str]:
     for reason, entry in (notes.get("left_out") or {}).items():
         first = ", ".join(entry["first"])
         lines.append(f"left out when it was made: {entry['samples']:,} ({reason}), first {first}")
+    events = notes.get("events")
+    if isinstance(events, dict):  # interactions
+        for reason, entry in events["left_out"].items():
+            first = ", ".join(entry["first"])
+            lines.append(f"left out of histories: {entry['events']:,} ({reason}), first {first}")
     for what, n in (notes.get("texts") or {}).items():
         lines.append(f"texts when it was made: {n:,} {what}")
     return lines
@@ -93,6 +98,8 @@ def _media(summary: Summary) -> Table:
             rates = ", ".join(f"{rate:,} Hz" for rate, _ in media.rates.most_common(3))
             said = f"seconds, {minutes:,.1f} minutes in all; {rates}"
             table.add_row(split if not len(width) else "", spread(media.seconds, ".1f"), said)
+    for split, lengths in sorted(summary.histories.items()):
+        table.add_row(split, spread(lengths), f"items of a history, {sum(lengths):,.0f} in all")
     return table
 
 
