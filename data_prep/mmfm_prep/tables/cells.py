@@ -44,7 +44,7 @@ def find(value: Any, name: str) -> Any:
 
 def selected(row: Mapping[str, Any], columns: Collection[str]) -> dict[str, Any]:
     """`columns` ▶ their cells; None where there is none."""
-    found = {name: find(row, name) for name in columns}
+    found = {name: row[name] if name in row else find(row, name) for name in columns}
     return {name: None if value is MISSING else value for name, value in found.items()}
 
 
@@ -83,9 +83,9 @@ def parsed(value: Any, place: str) -> Any:
 
 def text(value: Any) -> str:
     """A cell as text; "" where it is empty (NaN is what pandas writes for that)."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    return str(value).strip()
+    if isinstance(value, str):
+        return value.strip()
+    return "" if value is None or value != value else str(value).strip()
 
 
 def texts(value: Any) -> list[str]:
