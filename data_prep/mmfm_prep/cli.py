@@ -177,20 +177,20 @@ def _make(args: argparse.Namespace) -> None:
 
 
 def _weights(args: argparse.Namespace) -> None:
-    from mmfm_prep.weights import fetch_weights
+    from mmfm_prep.registries.weights import fetch_weights
 
     fetch_weights(args.name, args.out, cache=args.cache, force=args.force)
 
 
 def _inspect(args: argparse.Namespace) -> None:
-    from mmfm_prep.inspect import inspect
+    from mmfm_prep.dataset.inspect import inspect
 
     inspect(args.folder, args.html, args.samples, args.seed)
 
 
 def _verify(args: argparse.Namespace) -> None:
+    from mmfm_prep.dataset.verify import verify
     from mmfm_prep.parallel import Execution
-    from mmfm_prep.verify import verify
 
     found = verify(args.folder, decode=not args.fast, execution=Execution(args.workers))
     if found:
@@ -198,7 +198,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from mmfm_prep.index import index, parse_splits
+    from mmfm_prep.dataset.index import index, parse_splits
     from mmfm_prep.parallel import Execution
 
     splits = parse_splits(args.split)
@@ -214,8 +214,8 @@ def _index(args: argparse.Namespace) -> None:
 
 
 def _stats(args: argparse.Namespace) -> None:
+    from mmfm_prep.dataset.stats import stats
     from mmfm_prep.parallel import Execution
-    from mmfm_prep.stats import stats
 
     if args.size < 1:
         raise PrepError(f"--size {args.size} must be at least 1")
@@ -229,7 +229,7 @@ def _stats(args: argparse.Namespace) -> None:
 
 
 def _tokenizer(args: argparse.Namespace) -> None:
-    from mmfm_prep.train_tokenizer import train_tokenizer
+    from mmfm_prep.dataset.tokenizer import train_tokenizer
 
     train_tokenizer(
         args.folder,

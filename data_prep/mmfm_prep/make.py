@@ -18,11 +18,11 @@ from typing import Any, cast
 
 from mmfm.config import Component, apply_overrides, component, component_type, to_dict
 from mmfm_prep.errors import PrepError
-from mmfm_prep.from_files import FilesSource
 from mmfm_prep.leaks import show_leaks
 from mmfm_prep.parallel import Engine, Execution
 from mmfm_prep.progress import console, say, track
 from mmfm_prep.sources.base import Source
+from mmfm_prep.sources.files import FilesSource
 from mmfm_prep.stopping import check_stop
 from mmfm_prep.writer import DatasetWriter, new_folder, write_json
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmfm.data.tar import build_index
-from mmfm_prep.dataset import read_one
+from mmfm_prep.dataset.reading import read_one
 
 
 def read_samples(tar: Path) -> Iterator[tuple[str, dict[str, bytes]]]:

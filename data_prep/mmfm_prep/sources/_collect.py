@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from mmfm_prep.draft import Draft, LeftOut
+from mmfm_prep.making.draft import Draft, LeftOut
 
 _AGREE = ("image", "audio", "group", "split", "time", "labels", "meta")
 

@@ -8,8 +8,8 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from mmfm_prep.draft import Media
 from mmfm_prep.errors import PrepError
+from mmfm_prep.making.draft import Media
 from mmfm_prep.progress import say
 from mmfm_prep.tables.cells import text
 

@@ -7,12 +7,12 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmfm_prep.choose import TRAIN
-from mmfm_prep.draft import Draft, LeftOut
 from mmfm_prep.errors import PrepError
-from mmfm_prep.from_files import FilesSource
+from mmfm_prep.making.choose import TRAIN
+from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.progress import say
 from mmfm_prep.sources._splits import split_of
+from mmfm_prep.sources.files import FilesSource
 from mmfm_prep.tables.layout import check_encoding
 
 

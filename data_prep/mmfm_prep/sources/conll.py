@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mmfm_prep.draft import Draft, LeftOut
 from mmfm_prep.errors import PrepError
-from mmfm_prep.from_files import FilesSource
+from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.progress import say
 from mmfm_prep.sources._bio import Tags
 from mmfm_prep.sources._columns import Sentence, sentences
 from mmfm_prep.sources._splits import split_of
+from mmfm_prep.sources.files import FilesSource
 from mmfm_prep.tables.layout import check_encoding
 
 _ENDINGS = (

@@ -26,8 +26,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from mmfm.data.tokenizer import train_bpe
-from mmfm_prep import fetch, pictures, sound, voices
-from mmfm_prep.emoji_art import (
+from mmfm_prep import pictures, sound
+from mmfm_prep.errors import PrepError
+from mmfm_prep.parallel import ordered_map
+from mmfm_prep.progress import track, working
+from mmfm_prep.registries import fetch, voices
+from mmfm_prep.registries.emoji_art import (
     DATA_PACKAGE,
     NAMES_PACKAGE,
     PACKAGES,
@@ -37,9 +41,6 @@ from mmfm_prep.emoji_art import (
     names,
     read_members,
 )
-from mmfm_prep.errors import PrepError
-from mmfm_prep.parallel import ordered_map
-from mmfm_prep.progress import track, working
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources.base import Source
 

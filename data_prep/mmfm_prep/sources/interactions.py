@@ -20,9 +20,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmfm_prep.choose import Known
-from mmfm_prep.draft import Draft, LeftOut, Made
 from mmfm_prep.errors import PrepError
+from mmfm_prep.making.choose import Known
+from mmfm_prep.making.draft import Draft, LeftOut, Made
 from mmfm_prep.progress import say
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources._interactions import histories

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
-from mmfm_prep.fetch import Package, pip
+from mmfm_prep.making.draft import LeftOut
+from mmfm_prep.registries.fetch import Package, pip
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources._interactions import recbole
 from mmfm_prep.sources._interactions.events import EventColumns, Lost, read_events

@@ -19,13 +19,13 @@ from typing import Any
 
 from mmfm.data.manifest import MANIFEST, Manifest
 from mmfm.data.plain_tars import find_tars
-from mmfm_prep.dataset import AUDIO_ENDINGS, IMAGE_ENDINGS, Found
-from mmfm_prep.draft import Draft, LeftOut
+from mmfm_prep.dataset.reading import AUDIO_ENDINGS, IMAGE_ENDINGS, Found
 from mmfm_prep.errors import PrepError
-from mmfm_prep.from_files import FilesSource
+from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.progress import say
 from mmfm_prep.sample import Texts
 from mmfm_prep.sources._splits import split_of
+from mmfm_prep.sources.files import FilesSource
 from mmfm_prep.tables.cells import MISSING, find, names_of, no_column, one_text, text, texts
 
 _OWN = ("id", "group", "texts", "history", "labels")

@@ -19,14 +19,15 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from mmfm_prep import fetch, pictures, sound
+from mmfm_prep import pictures, sound
 from mmfm_prep.leaks import content_hash, normalise
+from mmfm_prep.making.split import assign, connected_components
 from mmfm_prep.parallel import ordered_map
 from mmfm_prep.progress import track
+from mmfm_prep.registries import fetch
+from mmfm_prep.registries.stamps_package import PACKAGE, Item, find_items, read_captions, unpack
 from mmfm_prep.sample import Sample, Texts
 from mmfm_prep.sources.base import Source
-from mmfm_prep.split import assign, connected_components
-from mmfm_prep.stamps_package import PACKAGE, Item, find_items, read_captions, unpack
 
 SILENCE = 1e-3
 """RMS below which a clip is silent."""

@@ -22,9 +22,9 @@ import numpy as np
 
 from mmfm.data.tokenizer import train_bpe
 from mmfm_prep import pictures, sound
+from mmfm_prep.registries.things import Thing, all_things, captions, draw, play
 from mmfm_prep.sample import Sample
 from mmfm_prep.sources.base import Source
-from mmfm_prep.things import Thing, all_things, captions, draw, play
 
 
 @dataclass(kw_only=True)

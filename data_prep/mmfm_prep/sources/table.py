@@ -18,12 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmfm_prep.draft import Draft, LeftOut, Media
-from mmfm_prep.from_files import FilesSource
+from mmfm_prep.making.draft import Draft, LeftOut, Media
 from mmfm_prep.progress import say
 from mmfm_prep.sources._collect import collected
 from mmfm_prep.sources._files import NamedFiles
 from mmfm_prep.sources._splits import split_of
+from mmfm_prep.sources.files import FilesSource
 from mmfm_prep.tables import Layout, Row, read_rows, table_files
 from mmfm_prep.tables.cells import moment, number, one_text, text, texts
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mmfm_prep.draft import Draft, LeftOut
+from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.sources._folders import FolderSource
 
 ENDINGS = (".txt", ".md", "")

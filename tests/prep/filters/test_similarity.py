@@ -12,8 +12,8 @@ from mmfm_prep.cli import main
 from mmfm_prep.filters.similarity import Similarity
 from mmfm_prep.sample import Sample
 from tests.eval.tiny_checkpoint import make_checkpoint
-from tests.prep.test_from_files import dataset
-from tests.prep.test_media import TONE, clip, encoded, noise
+from tests.prep.making.test_media import TONE, clip, encoded, noise
+from tests.prep.sources.test_files import dataset
 
 
 @pytest.fixture(scope="module")

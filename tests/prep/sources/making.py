@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mmfm_prep.cli import main
+from tests.prep.making.test_media import TONE, clip, encoded, noise
 from tests.prep.reading import read_samples
-from tests.prep.test_media import TONE, clip, encoded, noise
 
 
 def make(*words: object) -> int:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mmfm_prep.cli import main
+from tests.prep.making.test_media import encoded, noise
+from tests.prep.sources.test_files import dataset
 from tests.prep.sources.test_interactions import histories
-from tests.prep.test_from_files import dataset
-from tests.prep.test_media import encoded, noise
 
 
 def write(folder: Path, encoding: str = "utf-8", **files: str) -> Path:

@@ -10,8 +10,8 @@ import pytest
 from pyarrow import parquet
 
 from mmfm_prep.cli import main
-from tests.prep.test_from_files import dataset
-from tests.prep.test_media import encoded, noise
+from tests.prep.making.test_media import encoded, noise
+from tests.prep.sources.test_files import dataset
 
 EVENTS = """who,what,stars,at
 b,hat,5,100

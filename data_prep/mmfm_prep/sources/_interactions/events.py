@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
+from mmfm_prep.making.draft import LeftOut
 from mmfm_prep.progress import counted
 from mmfm_prep.sources._interactions.times import microseconds
 from mmfm_prep.stopping import check_stop

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
+from mmfm_prep.making.draft import LeftOut
 from mmfm_prep.tables import Row
 
 

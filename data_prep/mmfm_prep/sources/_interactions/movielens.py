@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
+from mmfm_prep.making.draft import LeftOut
 from mmfm_prep.sources._interactions.events import EventColumns, Rows
 from mmfm_prep.sources._interactions.lines import read_lines, split_lines, utf8_or_latin1
 from mmfm_prep.sources._interactions.tables import ItemColumns, ItemTable, Tables

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from mmfm_prep.choose import SplitBy
-from mmfm_prep.from_files import FilesSource
+from mmfm_prep.making.choose import SplitBy
 from mmfm_prep.sources._interactions import movielens, recbole
 from mmfm_prep.sources._interactions.events import EventColumns
 from mmfm_prep.sources._interactions.histories import Duplicates
 from mmfm_prep.sources._interactions.tables import ItemColumns, Table, Tables, tables_of_columns
+from mmfm_prep.sources.files import FilesSource
 from mmfm_prep.tables import Layout
 
 _READ = ("user", "item", "time", "rating", "items", "items_id", "image", "audio", "texts", "labels")

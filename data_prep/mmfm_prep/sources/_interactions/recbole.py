@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from mmfm_prep.draft import LeftOut
 from mmfm_prep.errors import PrepError
+from mmfm_prep.making.draft import LeftOut
 from mmfm_prep.sources._interactions.events import EventColumns
 from mmfm_prep.sources._interactions.lines import read_lines, split_lines
 from mmfm_prep.sources._interactions.tables import ItemColumns, ItemTable, Tables, single

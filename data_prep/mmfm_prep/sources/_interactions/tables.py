@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmfm_prep.draft import Draft, LeftOut
 from mmfm_prep.errors import PrepError
+from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.sources._files import NamedFiles
 from mmfm_prep.sources._interactions.events import EventColumns, Rows
 from mmfm_prep.tables import Layout, Row, read_rows, table_files

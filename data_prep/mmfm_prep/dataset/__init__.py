@@ -1,0 +1,1 @@
+"""What can be done with a dataset that is there: looked at, checked, counted, indexed."""

@@ -1,0 +1,1 @@
+"""What becomes of drafts: read, processed, chosen, written into shards."""

@@ -1,0 +1,1 @@
+"""What comes from package registries: art, voices, sounds, weights."""
