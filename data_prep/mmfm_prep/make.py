@@ -22,7 +22,7 @@ from mmfm_prep.leaks import show_leaks
 from mmfm_prep.parallel import Engine, Execution
 from mmfm_prep.progress import console, say, track
 from mmfm_prep.sources.base import Source
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.stopping import check_stop
 from mmfm_prep.writer import DatasetWriter, new_folder, write_json
 

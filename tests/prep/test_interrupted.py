@@ -18,8 +18,8 @@ from mmfm_prep import make
 from mmfm_prep.cli import main
 from mmfm_prep.making.draft import Draft
 from mmfm_prep.making.spool import CHUNK, Spool
-from mmfm_prep.sources import files as from_files
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base import files
+from mmfm_prep.sources.base.files import FilesSource
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ def test_a_stopped_make_says_where_its_work_waits(
         return done[-1]
 
     monkeypatch.setattr(Spool, "complete", interrupted)
-    monkeypatch.setattr(from_files, "partial", lambda f, recipe: lambda chunk: f(chunk, recipe))
+    monkeypatch.setattr(files, "partial", lambda f, recipe: lambda chunk: f(chunk, recipe))
     words = ["make", __name__, str(lines), str(tmp_path / "out"), "--workers=1"]
     assert main(words) == 130
     assert "the same command goes on with it" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from mmfm_prep.making.choose import TRAIN
 from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.progress import say
 from mmfm_prep.sources._splits import split_of
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables.layout import check_encoding
 
 

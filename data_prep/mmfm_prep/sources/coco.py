@@ -18,7 +18,7 @@ from typing import Any
 from mmfm_prep.errors import PrepError
 from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.sources._splits import split_of
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base.files import FilesSource
 
 _ANNOTATIONS = "annotations"
 _TRIED = 10

@@ -21,7 +21,7 @@ from mmfm_prep.progress import say
 from mmfm_prep.sources._bio import Tags
 from mmfm_prep.sources._columns import Sentence, sentences
 from mmfm_prep.sources._splits import split_of
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables.layout import check_encoding
 
 _ENDINGS = (

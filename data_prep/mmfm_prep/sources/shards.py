@@ -25,7 +25,7 @@ from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.progress import say
 from mmfm_prep.sample import Texts
 from mmfm_prep.sources._splits import split_of
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables.cells import MISSING, find, names_of, no_column, one_text, text, texts
 
 _OWN = ("id", "group", "texts", "history", "labels")

@@ -23,7 +23,7 @@ from mmfm_prep.progress import say
 from mmfm_prep.sources._collect import collected
 from mmfm_prep.sources._files import NamedFiles
 from mmfm_prep.sources._splits import split_of
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables import Layout, Row, read_rows, table_files
 from mmfm_prep.tables.cells import moment, number, one_text, text, texts
 

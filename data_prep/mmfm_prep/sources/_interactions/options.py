@@ -11,7 +11,7 @@ from mmfm_prep.sources._interactions import movielens, recbole
 from mmfm_prep.sources._interactions.events import EventColumns
 from mmfm_prep.sources._interactions.histories import Duplicates
 from mmfm_prep.sources._interactions.tables import ItemColumns, Table, Tables, tables_of_columns
-from mmfm_prep.sources.files import FilesSource
+from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables import Layout
 
 _READ = ("user", "item", "time", "rating", "items", "items_id", "image", "audio", "texts", "labels")
