@@ -82,9 +82,25 @@ class LeakCounter:
                     out.setdefault(split, {})[kind] = n
         return out
 
+    def between(self, held_out: Iterable[str]) -> dict[str, dict[str, int]]:
+        """Split of `held_out` ▶ kind ▶ samples whose content another of them has too.
+
+        What is tuned on one of these splits is not judged by another.
+        """
+        splits = sorted(s for s in held_out if s in self._seen)
+        out: dict[str, dict[str, int]] = {}
+        for kind in KINDS:
+            contents = {split: _columns(self._seen[split][kind])[0] for split in splits}
+            for split in splits:
+                others = [contents[other] for other in splits if other != split]
+                known = np.concatenate(others) if others else _NONE
+                if n := int(np.isin(contents[split], known).sum()):
+                    out.setdefault(split, {})[kind] = n
+        return out
+
     def report(self, held_out: Iterable[str]) -> Leaks:
-        """For each split of `held_out` that has samples: what it shares with the union of the other
-        splits.
+        """For each split of `held_out` that has samples: what it shares with the union of the
+        splits that aren't held out.
         """
         held_out = [s for s in held_out if s in self._seen]
         training = [kinds for split, kinds in self._seen.items() if split not in held_out]
@@ -127,13 +143,14 @@ def _both(contents: NDArray[np.uint64], groups: NDArray[np.uint64]) -> NDArray[n
 def show_leaks(
     leaks: Leaks,
     by_design: Collection[str],
+    between: Mapping[str, Mapping[str, int]],
     ambiguous: Mapping[str, Mapping[str, int]],
     console: Console,
 ) -> None:
     """Print `leaks` as one table, and below it what of that is a leak and what is meant so.
 
-    `by_design`: the kinds that the held-out splits are meant to share. `ambiguous`: as
-    `LeakCounter.ambiguous` gives it.
+    `by_design`: the kinds that the held-out splits are meant to share. `between`, `ambiguous`: as
+    `LeakCounter` gives them.
     """
     if leaks:
         console.print("Held-out content that training has too, in the same group / in another:")
@@ -147,9 +164,12 @@ def show_leaks(
         console.print(table)
         for line in verdict(leaks, by_design):
             console.print(line, soft_wrap=True)
+    for split, equal in between.items():
+        if counts := _counts({k: n for k, n in equal.items() if k not in by_design}):
+            console.print(f"{split}: shared with other held-out splits: {counts}", soft_wrap=True)
     for split, equal in ambiguous.items():
-        counts = ", ".join(f"{n:,} by {kind}" for kind, n in equal.items())
-        console.print(f"{split}: samples equal to one of another group: {counts}", soft_wrap=True)
+        told = f"samples equal to one of another group: {_counts(equal)}"
+        console.print(f"{split}: {told}", soft_wrap=True)
 
 
 def verdict(leaks: Leaks, by_design: Collection[str]) -> list[str]:
@@ -167,6 +187,10 @@ def verdict(leaks: Leaks, by_design: Collection[str]) -> list[str]:
             "in a way that is new; what must not be shared is the picture or the sound itself."
         )
     return lines
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} by {kind}" for kind, n in counts.items())
 
 
 def _cell(counts: Mapping[str, int] | None) -> str:

@@ -64,6 +64,8 @@ def make(
     config.execution = Execution(workers, engine, work)
     if engine != "local" and not isinstance(config, FilesSource):
         raise PrepError(f"{recorded['type']} is made on this machine: leave out --engine {engine}")
+    if isinstance(config, FilesSource) and target.resolve().is_relative_to(config.input.resolve()):
+        raise PrepError(f"{target} lies in {config.input}, which is read: name a folder elsewhere")
     there = existing(target)
     if there is not None and not force:
         wrong = difference(there, recorded) or missing(target, there) or changed(config, there)
@@ -76,7 +78,13 @@ def make(
         if not force and existing(target) is not None:
             raise PrepError(f"{target} was made by another process meanwhile")
         manifest = _write(config, recorded, target)
-    show_leaks(manifest["leaks"], config.shared_by_design, manifest["ambiguous"], console)
+    show_leaks(
+        manifest["leaks"],
+        config.shared_by_design,
+        manifest["shared_held_out"],
+        manifest["ambiguous"],
+        console,
+    )
     if isinstance(config, FilesSource) and not config.drop_leaks:
         shared = [kinds for split in manifest["leaks"].values() for kinds in split.items()]
         if any(kind != "group" and n["same_group"] + n["other_group"] for kind, n in shared):
@@ -134,6 +142,7 @@ def _write(config: Source, recorded: Mapping[str, Any], target: Path) -> dict[st
             held_out=list(config.held_out()),
             shared_by_design=list(config.shared_by_design),
             leaks=writer.leaks.report(config.held_out()),
+            shared_held_out=writer.leaks.between(config.held_out()),
             ambiguous=writer.leaks.ambiguous(),
             notes=config.notes,
         )

@@ -117,6 +117,9 @@ def _ray(workers: int) -> Iterator[Submit]:
                 found: list[R] = ray.get(reference)
             except ray.exceptions.RayTaskError as error:
                 raise error.cause from None
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[0]
+                raise PrepError(f"the Ray cluster lost the work: {reason}") from None
             return found
 
         return result

@@ -25,7 +25,10 @@ SHAPES = ["circle", "cross", "ring", "square", "star", "triangle"]
 
 
 def make_checkpoint(
-    folder: Path, head: bool = False, transforms: Mapping[str, Any] | None = None
+    folder: Path,
+    head: bool = False,
+    transforms: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Path:
     """A pretrained model, or one with a head for the shapes of the synthetic set."""
     tokenizer = tiny.make_tokenizer(folder / "tokenizer")
@@ -33,7 +36,7 @@ def make_checkpoint(
     if head:
         del recipe["objectives"]
         recipe["head"] = {"type": "classification", "label": "shape", "modalities": ["image"]}
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     task = build(recipe, SHAPES if head else ())
     for name, parameter in task.named_parameters():
         if name.endswith("predict.weight"):  # patches are predicted as nothing before training

@@ -50,7 +50,9 @@ def test_normalise() -> None:
 
 def shown(by_design: tuple[str, ...], counter: LeakCounter) -> str:
     console = Console(file=io.StringIO(), width=100)
-    show_leaks(counter.report(["test"]), by_design, counter.ambiguous(), console)
+    held_out = ["test", "val"]
+    between = counter.between(held_out)
+    show_leaks(counter.report(held_out), by_design, between, counter.ambiguous(), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -75,7 +77,7 @@ def test_the_table_tells_leaks_from_what_is_meant() -> None:
 
 def test_without_held_out_splits_there_is_nothing_to_show() -> None:
     console = Console(file=io.StringIO())
-    show_leaks({}, (), {}, console)
+    show_leaks({}, (), {}, {}, console)
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == ""
 
@@ -88,3 +90,20 @@ def test_a_sample_takes_16_bytes_for_each_kind() -> None:
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert held < 3 * 16 * 20_000 * 1.2  # image, text and group; arrays grow by an eighth
+
+
+def test_what_held_out_splits_share_with_each_other() -> None:
+    counter = LeakCounter()
+    counter.add("train", "a", image=b"a", texts=["a"])
+    counter.add("val", "b", image=b"b", texts=["a"])
+    counter.add("val", "c", image=b"c", texts=["c"])
+    for group in ("b", "d"):
+        counter.add("test", group, image=b"b", texts=[f"new {group}"])
+    assert counter.between(["val", "test"]) == {
+        "val": {"image": 1, "group": 1},
+        "test": {"image": 2, "group": 1},
+    }
+    assert counter.between(["val"]) == {}
+    text = shown(("group",), counter)
+    assert "val: shared with other held-out splits: 1 by image\n" in text
+    assert "test: shared with other held-out splits: 2 by image\n" in text

@@ -40,6 +40,17 @@ class Similarity:
         if len(set(self.pair) & {"image", "text", "audio"}) != 2:
             raise ValueError(f"pair = {self.pair}: two of image, text, audio are compared")
 
+    def fingerprint(self) -> str:
+        """Stands for the model that compares, "" without one. PrepError where it can't be used."""
+        if self.checkpoint is None:
+            return ""
+        from mmfm.checkpoint import Checkpoint, sha256  # late: torch takes seconds to import
+
+        try:
+            return sha256(Checkpoint.open(self.checkpoint).path / "manifest.json")
+        except (ValueError, OSError) as error:
+            raise self._unusable(error) from None
+
     def of(self, samples: Sequence[Sample]) -> list[float | str | None]:
         """The cosine of each sample's pair, None where it lacks a part, a reason where the model
         can't read it. PrepError where the checkpoint can't be used.
@@ -56,8 +67,11 @@ class Similarity:
                 return [self.of([sample])[0] for sample in samples]
             cosines = iter([bad.reason])
         except (ValueError, OSError) as error:  # it can't be read, or lacks a modality
-            raise PrepError(f"filters.similarity.checkpoint {self.checkpoint}: {error}") from None
+            raise self._unusable(error) from None
         return [next(cosines) if whole else None for whole in have]
+
+    def _unusable(self, error: Exception) -> PrepError:
+        return PrepError(f"filters.similarity.checkpoint {self.checkpoint}: {error}")
 
     def _cosines(self, samples: Sequence[Sample]) -> Sequence[float | str]:
         if not samples:

@@ -42,7 +42,8 @@ class Chunk:
 
 def chunks(drafts: Iterable[Draft | LeftOut], recipe: Recipe) -> Iterator[Chunk]:
     """`drafts` in chunks, which depend on them only, not on the number of processes."""
-    told = json.dumps(to_dict(recipe), sort_keys=True, default=str)
+    model = recipe.filters.similarity.fingerprint()
+    told = json.dumps([to_dict(recipe), model], sort_keys=True, default=str)
     held: list[Draft | LeftOut] = []
     size = number = 0
     for draft in drafts:

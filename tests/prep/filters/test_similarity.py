@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,17 @@ def test_refused_settings() -> None:
     for settings in ({"min": 1.5}, {"pair": ("image", "image")}, {"pair": ("image", "video")}):
         with pytest.raises(ValueError, match=r"min|pair"):
             Similarity(**settings)
+
+
+def test_another_model_at_the_same_place_is_noticed(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "a.csv").write_text("t\nred\n")
+    words = ["make", "table", str(tmp_path / "a.csv"), str(tmp_path / "out"), "texts.en=[t]"]
+    words.append(f"filters.similarity.checkpoint={tmp_path / 'model'}")
+    assert main(words) == main(words) == 0
+    shutil.rmtree(tmp_path / "model")
+    make_checkpoint(tmp_path / "model", seed=1)
+    assert main(words) == 2
+    assert "changed since" in capsys.readouterr().err

@@ -343,3 +343,13 @@ def test_a_split_can_not_lead_out_of_the_folder(
     assert [entry["samples"] for entry in manifest["notes"]["left_out"].values()] == [2]
     assert make(*words, "--force", "shares={a/b: 1}") == 2
     assert "a split's name" in capsys.readouterr().err
+
+
+def test_what_is_read_may_not_hold_what_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/1.png").write_bytes(encoded(noise(8, 8), "PNG"))
+    assert make("image_folder", tmp_path, tmp_path / "out") == 2
+    assert "which is read: name a folder elsewhere" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]

@@ -26,6 +26,7 @@ def show(summary: Summary, about: Mapping[str, Any], console: Console) -> None:
     show_leaks(
         summary.leaks.report(about.get("held_out", ())),
         about.get("shared_by_design", ()),
+        summary.leaks.between(about.get("held_out", ())),
         summary.leaks.ambiguous(),
         console,
     )
