@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from mmfm.processes import end_with_parent
 from mmfm_prep.errors import PrepError
 
 T = TypeVar("T")
@@ -80,7 +81,8 @@ def ordered_map(
 @contextmanager
 def _processes(workers: int) -> Iterator[Submit]:
     # Spawned, not forked: a progress bar has a thread, and a fork could copy a lock it holds.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
 
     def submit(function: Callable[[T], R], part: list[T]) -> Callable[[], list[R]]:
         future: Future[list[R]] = pool.submit(_each, function, part)

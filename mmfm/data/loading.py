@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmfm.processes import end_with_parent
+
 _WORKER_IMPORTS = "mmfm.data.pipeline"
 
 T_co = TypeVar("T_co", covariant=True)
@@ -68,7 +70,7 @@ def load(
         collate_fn=_unchanged,
         prefetch_factor=prefetch if workers else None,
         pin_memory=pin_memory,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin,
         multiprocessing_context=_context() if workers else None,
     )
     results = iter(loader)
@@ -112,5 +114,7 @@ def _unchanged(item: Any) -> Any:
     return item
 
 
-def _one_thread(worker: int) -> None:
+def _begin(worker: int) -> None:
     torch.set_num_threads(1)
+    # torch's own watch looks at the fork server, which lives as long as a worker does.
+    end_with_parent()

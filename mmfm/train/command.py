@@ -63,6 +63,11 @@ def main(
         _let_first_rank_speak()
         print(f"mmfm {name}: error: {_one_line(error)}", file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:
+        if _first_rank():
+            told = "stopped; the same command goes on from the newest checkpoint, if there is one"
+            print(f"mmfm {name}: {told}", file=sys.stderr, flush=True)
+        return 130
     except Exception:
         _let_first_rank_speak()
         raise

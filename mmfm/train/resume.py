@@ -32,7 +32,20 @@ def resume_point(recipe: Recipe) -> Checkpoint | None:
         # The run has got further since it left a path outside; one of its own is what is asked for.
         if own is None or named.path.parent == own.resolve().parent:
             return named
-    return None if own is None else Checkpoint.open(own)
+    return None if own is None else _newest(own)
+
+
+def _newest(path: Path) -> Checkpoint:
+    """The run's newest checkpoint; where it was damaged later, the error names the one before."""
+    try:
+        return Checkpoint.open(path)
+    except CheckpointError as error:
+        older = [p for p in sorted(path.parent.glob("step_*")) if p.name < path.resolve().name]
+        if not older:
+            raise
+        raise CheckpointError(
+            f"{error}: run.resume={older[-1]} goes on from the one before"
+        ) from None
 
 
 def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:

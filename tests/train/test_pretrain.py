@@ -141,6 +141,20 @@ def test_standard_error_is_quiet(synthetic: Path, tmp_path: Path, capfd) -> None
     ]
 
 
+def test_an_interrupt_is_told_in_one_line(
+    synthetic: Path, tmp_path: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmfm.train.command.train", interrupted)
+    assert cli.main(pretrain(synthetic, tmp_path / "run")) == 130
+    assert capfd.readouterr().err == (
+        "mmfm pretrain: stopped; the same command goes on from the newest checkpoint, if there is "
+        "one\n"
+    )
+
+
 def test_dry_run_shows_the_plan_and_writes_nothing(synthetic: Path, tmp_path: Path, capfd) -> None:
     run = tmp_path / "run"
     assert cli.main([*pretrain(synthetic, run), "--dry-run"]) == 0

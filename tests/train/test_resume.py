@@ -296,3 +296,10 @@ def test_which_checkpoint_a_run_continues_from(tmp_path: Path) -> None:
     assert point(str(tmp_path / "run/checkpoints/step_00000003")) == "run/3"
     with pytest.raises(ValueError, match="is in use"):
         point("never")
+    newest = tmp_path / "run/checkpoints/step_00000004"
+    (newest / "manifest.json").write_text('{"format": 0}')
+    with pytest.raises(ValueError, match=r"step_00000004 .*: run.resume=\S+/step_00000003 goes on"):
+        point("auto")
+    shutil.rmtree(newest.with_name("step_00000003"))
+    with pytest.raises(ValueError, match=r"this version reads \d+$"):
+        point("auto")
