@@ -126,6 +126,12 @@ def _alone(work: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def _forget(execution: Execution) -> None:
+    """Remove what waits, which is of no use."""
+    for chunk in execution.work.glob("*.chunk") if execution.work else ():
+        chunk.unlink()
+
+
 def _write(config: Source, recorded: Mapping[str, Any], target: Path) -> dict[str, Any]:
     with new_folder(target) as folder:
         name = recorded["type"]
@@ -147,7 +153,10 @@ def _write(config: Source, recorded: Mapping[str, Any], target: Path) -> dict[st
             notes=config.notes,
         )
         if not manifest["shards"]:
-            raise PrepError(f"source {name!r} with these options gives no sample")
+            _forget(config.execution)
+            left_out = sum(n["samples"] for n in config.notes.get("left_out", {}).values())
+            why = f": all {left_out:,} were left out" if left_out else ""
+            raise PrepError(f"source {name!r} with these options gives no sample{why}")
         write_json(folder / "manifest.json", manifest)
     return manifest
 

@@ -142,6 +142,8 @@ def audio(
         return Medium(data, here, digest, signature)
     ending = "flac" if how.audio_format == "keep" else how.audio_format
     to_rate = how.audio_rate or rate
+    if (peak := float(np.abs(wave).max())) > 1:  # floats may be louder than what is written
+        wave = wave / np.float32(peak)
     wave = sound.resample(wave, rate, to_rate)
     if not len(wave):
         raise ValueError("sound is too short for audio_rate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from itertools import groupby
 
 
 def connected_components(
@@ -50,7 +51,8 @@ def assign(names: Iterable[str], shares: Mapping[str, float], seed: int) -> dict
 def assign_by_time(
     groups: Mapping[str, tuple[float, int]], shares: Mapping[str, float]
 ) -> dict[str, str]:
-    """Group ▶ split: the oldest go into the first split of `shares`, the newest into the last.
+    """Group ▶ split: the oldest go into the first split of `shares`, the newest into the last, and
+    those of one time into the same.
 
     `groups`: the time of a group's latest sample, so that no split is followed by an older one, and
     its number of samples, by which the shares are cut.
@@ -60,9 +62,14 @@ def assign_by_time(
     for split, share in shares.items():
         end += share / total * all_samples
         ends.append((end, split))
-    out, before = {}, 0
-    for name in sorted(groups, key=lambda name: (groups[name][0], name)):
-        middle = before + groups[name][1] / 2
-        out[name] = next((split for end, split in ends if middle < end), ends[-1][1])
-        before += groups[name][1]
+    out: dict[str, str] = {}
+    before = 0
+    in_order = sorted(groups, key=lambda name: groups[name][0])
+    for _, equal in groupby(in_order, key=lambda name: groups[name][0]):
+        names = list(equal)
+        count = sum(groups[name][1] for name in names)
+        middle = before + count / 2
+        split = next((split for end, split in ends if middle < end), ends[-1][1])
+        out |= dict.fromkeys(names, split)
+        before += count
     return out

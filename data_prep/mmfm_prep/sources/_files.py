@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator
 from itertools import islice
@@ -66,6 +67,9 @@ class NamedFiles:
     def _none(self, which: str) -> str:
         near = _elsewhere(self._first, self._root)
         hint = f"{near[0]} is there: root={near[1]}" if near else "say where they lie: root=FOLDER"
+        if ending := _ending(self._first):
+            column = f"./{{{self._column}}}{ending}"
+            hint = f"with its ending {ending} it is: write {column} in quotes"
         return (
             f"{self._column}: none of {which} files is there, the first would be {self._first}; "
             f"{hint}"
@@ -77,6 +81,15 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that can't be one
         return False
+
+
+def _ending(path: Path) -> str:
+    """What a file that is there has more than `path` at its end; "" where none is."""
+    try:
+        names = sorted(p.name for p in path.parent.glob(f"{glob.escape(path.name)}.*"))
+    except (OSError, ValueError):
+        return ""
+    return names[0].removeprefix(path.name) if names else ""
 
 
 def _elsewhere(path: Path, root: Path) -> tuple[Path, Path] | None:

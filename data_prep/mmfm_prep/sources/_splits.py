@@ -19,3 +19,10 @@ def split_of(name: str) -> str | None:
     words = re.findall(r"[a-z]+", name.lower())
     found = {_SPLITS[word] for word in words if word in _SPLITS}
     return found.pop() if len(found) == 1 else None
+
+
+def usual_split(value: str) -> str:
+    """A split as people write it, under its usual name: train for ``Train`` and ``TRAINING``; any
+    other as it is.
+    """
+    return _SPLITS.get(value.lower(), value)

@@ -22,10 +22,10 @@ from mmfm_prep.making.draft import Draft, LeftOut, Media
 from mmfm_prep.progress import say
 from mmfm_prep.sources._collect import collected
 from mmfm_prep.sources._files import NamedFiles
-from mmfm_prep.sources._splits import split_of
+from mmfm_prep.sources._splits import split_of, usual_split
 from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables import Layout, Row, read_rows, table_files
-from mmfm_prep.tables.cells import moment, number, one_text, text, texts
+from mmfm_prep.tables.cells import dated, moment, number, one_text, text, texts
 
 _COLUMN = re.compile(r"\{([^{}]*)\}")
 
@@ -35,8 +35,10 @@ class Config(FilesSource, Layout):
     """`texts`: language ▶ columns. `id` (default: the row's number) is unique; `group` (default:
     the id): equal values mean the same and stay in one split. `split` names a column, whose values
     `splits` may rename; `split_files` takes it from the names of files; without either `shares`
-    decide. `time`: a column of times for `split_by`. `labels` and `numbers` are columns to learn.
-    `collect`: the rows of one `id` (default: of one path) are one sample with all their texts.
+    decide. `time`: a column of times for `split_by`, by `time_format` (of `strptime`) if they are
+    neither numbers nor ISO dates. `labels` and `numbers` are columns to learn, `decimal_comma` how
+    numbers are written. `collect`: the rows of one `id` (default: of one path) are one sample with
+    all their texts.
     """
 
     same_id_hint: ClassVar[str] = "collect=true makes one sample of the rows of an id"
@@ -46,12 +48,14 @@ class Config(FilesSource, Layout):
     texts: dict[str, list[str]] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
     numbers: list[str] = field(default_factory=list)
+    decimal_comma: bool = False
     id: str | None = None
     group: str | None = None
     split: str | None = None
     splits: dict[str, str] = field(default_factory=dict)
     split_files: bool = False
     time: str | None = None
+    time_format: str | None = None
     collect: bool = False
     root: Path | None = None
 
@@ -62,6 +66,8 @@ class Config(FilesSource, Layout):
             raise ValueError("name a column: image=…, audio=… or 'texts.en=[…]'")
         if (self.split_by == "time") != (self.time is not None):
             raise ValueError("time=COLUMN and split_by=time need each other")
+        if self.time_format and not self.time:
+            raise ValueError("time_format needs the column: time=…")
         if self.splits and not self.split:
             raise ValueError("splits renames what a column says: name it, split=COLUMN")
         if self.split and self.split_files:
@@ -72,6 +78,7 @@ class Config(FilesSource, Layout):
         self._root = self.root.expanduser() if self.root else beside
         media = [name for name in (self.image, self.audio) if name]
         self._files = {name: NamedFiles(name, self._root) for name in media}
+        self._ungrouped = 0
         if self.input.is_dir() and not self.split and not self.split_files:
             self._hint()
         rows = enumerate(read_rows(self.input, self._columns(), self))
@@ -79,6 +86,8 @@ class Config(FilesSource, Layout):
         yield from collected(drafts) if self.collect else drafts
         for files in self._files.values():
             files.end()
+        if self._ungrouped:
+            say(f"group is empty in {self._ungrouped:,} rows, each a group of its own")
 
     def _hint(self) -> None:
         named = {split_of(file.name) for file in table_files(self.input, self)} - {None}
@@ -98,7 +107,10 @@ class Config(FilesSource, Layout):
             image, audio = self._media(row, self.image), self._media(row, self.audio)
             name = self._name(place_in_all, row, image or audio)
             group = one_text(_cell(row, self.group), "group") if self.group else ""
-            numbers = {column: number(row[column]) for column in self.numbers}
+            self._ungrouped += bool(self.group and not group)
+            numbers = {
+                column: number(row[column], column, self.decimal_comma) for column in self.numbers
+            }
             told = {column: one_text(row[column], column) for column in self.labels}
             return Draft(
                 place=place,
@@ -106,7 +118,7 @@ class Config(FilesSource, Layout):
                 id=name,
                 group=group or name,
                 split=self._split(place, row),
-                time=moment(row[self.time]) if self.time else None,
+                time=moment(dated(row[self.time], self.time_format)) if self.time else None,
                 texts={
                     language: [t for column in columns for t in texts(_cell(row, column))]
                     for language, columns in self.texts.items()
@@ -145,7 +157,7 @@ class Config(FilesSource, Layout):
         split = text(row[self.split])
         if not split:
             raise ValueError("split is empty")
-        return self.splits.get(split, split)
+        return self.splits[split] if split in self.splits else usual_split(split)
 
     def _media(self, row: Row, column: str | None) -> Media:
         return self._files[column].medium(_cell(row, column)) if column else None

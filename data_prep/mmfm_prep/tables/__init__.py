@@ -52,6 +52,8 @@ def read_rows(
     asked = list(dict.fromkeys([*(n for n in columns if n not in inside), *layout.parse]))
     for file in table_files(path, layout):
         kind, packed = _kind(file, layout)
+        if kind not in ("parquet", "arrow"):
+            _check_no_zip(file)
         opener = _OPENERS.get(packed, open)
         as_text: Open = partial(opener, file, "rt", encoding=layout.encoding, newline="")
         try:
@@ -62,7 +64,8 @@ def read_rows(
         except UnicodeError:
             told = layout.encoding.removesuffix("-sig").upper()
             raise PrepError(
-                f"{file} is not {told}: say what it is, e.g. encoding=cp1252, latin-1, utf-16"
+                f"{file} is not {told}: say what it is, e.g. encoding=cp1252 (Western European), "
+                "cp1251, gb18030, utf-16"
             ) from None
         except csv.Error as error:
             raise PrepError(f"{file}: {error}") from None
@@ -96,6 +99,15 @@ def table_files(path: Path, layout: Layout) -> list[Path]:
             "format=csv, tsv, jsonl, json, parquet or arrow"
         )
     return [path]
+
+
+def _check_no_zip(path: Path) -> None:
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\3\4":
+            raise PrepError(
+                f"{path} is a spreadsheet or a zip archive, whatever it is called: save it as CSV "
+                "(UTF-8), or unpack it"
+            )
 
 
 def _is_table(path: Path, layout: Layout) -> bool:

@@ -104,18 +104,34 @@ def one_text(value: Any, what: str) -> str:
     return text(value)
 
 
-def number(value: Any) -> float | None:
-    """A cell as a number; None where it is empty."""
+def number(value: Any, what: str, decimal_comma: bool = False) -> float | None:
+    """A cell as a number, 1.234,5 with a `decimal_comma`; None where it is empty."""
     told = text(value)
     if not told:
         return None
+    if decimal_comma and isinstance(value, str):
+        told = told.replace(".", "").replace(",", ".")
     try:
         found = float(told)
     except ValueError:
-        raise ValueError("a number is none") from None
+        hint = ": decimal_comma=true?" if "," in told else ""
+        raise ValueError(f"{what} is no number{hint}") from None
     if not math.isfinite(found):
-        raise ValueError("a number is not finite")
+        raise ValueError(f"{what} is not finite")
     return found
+
+
+def dated(value: Any, pattern: str | None) -> Any:
+    """A cell as a date by a `pattern` of `strptime`; as it is where it is empty, or there is no
+    pattern.
+    """
+    told = text(value)
+    if not told or pattern is None:
+        return value
+    try:
+        return datetime.strptime(told, pattern)
+    except ValueError:
+        raise ValueError(f"time is not as time_format = {pattern!r} has it") from None
 
 
 def moment(value: Any) -> float | None:
@@ -137,9 +153,11 @@ def moment(value: Any) -> float | None:
         try:
             return _seconds(datetime.fromisoformat(told))
         except ValueError:
-            raise ValueError("a time is neither a number nor an ISO date") from None
+            raise ValueError(
+                "time is neither a number nor an ISO date: time_format says what it is"
+            ) from None
     if not math.isfinite(seconds):
-        raise ValueError("a time is not finite")
+        raise ValueError("time is not finite")
     while abs(seconds) > _LATEST:
         seconds /= 1000
     return seconds

@@ -259,3 +259,10 @@ def test_what_another_program_would_run_is_not_opened() -> None:
     assert opened(data).format == "EPS"
     with pytest.raises(ValueError, match="picture is unreadable"):
         image(data)
+
+
+def test_what_is_louder_than_full_scale_is_not_cut_off() -> None:
+    loud = (4 * TONE).astype(np.float32)
+    data, _ = audio(clip(loud, subtype="FLOAT"), audio_rate=8000, audio_format="wav")
+    wave, _ = soundfile.read(io.BytesIO(data))
+    assert np.abs(wave - loud / np.abs(loud).max()).max() < 1e-4

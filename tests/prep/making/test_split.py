@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmfm_prep.making.split import assign, connected_components
+from mmfm_prep.making.split import assign, assign_by_time, connected_components
 
 
 def test_a_chain_is_one_component() -> None:
@@ -51,3 +51,11 @@ def test_shares_are_met_and_stable() -> None:
     fewer = assign(names[::7], shares, seed=0)
     assert all(split[name] == fewer[name] for name in fewer)
     assert assign(names, shares, seed=1) != split
+
+
+def test_by_time_what_is_equal_stays_together() -> None:
+    shares = {"train": 0.5, "test": 0.5}
+    assert assign_by_time({"a": (1, 1), "b": (2, 1), "c": (2, 1), "d": (3, 1)}, shares) == {
+        "a": "train", "b": "test", "c": "test", "d": "test",
+    }  # fmt: skip
+    assert set(assign_by_time({str(i): (7, 1) for i in range(9)}, shares).values()) == {"test"}

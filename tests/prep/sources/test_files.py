@@ -164,7 +164,7 @@ def test_numbers_that_are_none_are_left_out(tmp_path: Path) -> None:
         "a": 1000,
         "b": None,
     }
-    assert list(manifest["notes"]["left_out"]) == ["a number is none", "a number is not finite"]
+    assert list(manifest["notes"]["left_out"]) == ["n is no number", "n is not finite"]
 
 
 def test_image_folder(tmp_path: Path) -> None:

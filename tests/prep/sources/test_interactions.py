@@ -163,7 +163,7 @@ def test_bad_rows_are_counted_by_reason(shop: Path) -> None:
         "user is empty": "events.csv:9",
         "item is empty": "events.csv:10",
         "time is empty": "events.csv:11",
-        "time is neither a number nor an ISO date": "events.csv:12",
+        "time is neither a number nor an ISO date: time_format says what it is": "events.csv:12",
         "time is not finite": "events.csv:13",
         "time is beyond the year 5138": "events.csv:14",
     }
@@ -253,3 +253,16 @@ def test_refusals(
     assert main(["make", "interactions", "events.csv", "out", *options]) == 2
     assert message in capsys.readouterr().err
     assert not (shop / "out").exists()
+
+
+def test_dates_by_a_pattern(tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("u,i,t\na,x,2.1.2024\na,y,1.1.2024\na,z,2024\n")
+    words = ["user=u", "item=i", "time=t", "time_format='%d.%m.%Y'"]
+    assert (
+        main(["make", "interactions", str(tmp_path / "e.csv"), str(tmp_path / "out"), *words]) == 0
+    )
+    manifest, found = dataset(tmp_path / "out")
+    assert found["user/a"]["history"] == ["item/y", "item/x"]
+    assert list(manifest["notes"]["events"]["left_out"]) == [
+        "time is not as time_format = '%d.%m.%Y' has it"
+    ]

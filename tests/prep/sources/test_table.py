@@ -63,7 +63,7 @@ def test_split_by_time(tmp_path: Path) -> None:
     }  # fmt: skip
     assert reasons(manifest) == {
         "time is missing": ["a.jsonl:3"],
-        "a time is neither a number nor an ISO date": ["a.jsonl:6"],
+        "time is neither a number nor an ISO date: time_format says what it is": ["a.jsonl:6"],
     }
 
 
@@ -214,3 +214,74 @@ def test_refusals(
     (tmp_path / "a.csv").write_text("t\nx\n")
     assert make("table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_numbers_and_dates_as_they_are_written_elsewhere(tmp_path: Path) -> None:
+    rows = ['a;"1.234,5";31.12.2023', 'b;"3,99";01.01.2024', "c;7;01.01.2024", "d;1;2024-01-01"]
+    (tmp_path / "a.csv").write_text("t;n;d\n" + "\n".join(rows) + "\n")
+    words = ["table", tmp_path / "a.csv", "texts.de=[t]", "numbers=[n]", "delimiter=';'", "time=d"]
+    words += ["split_by=time", "time_format='%d.%m.%Y'", "shares={train: 0.4, val: 0.6}"]
+    assert make(*words[:2], tmp_path / "out", *words[2:], "decimal_comma=true") == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert {
+        one["texts"]["de"][0]: (one["numbers"]["n"], one["split"]) for one in found.values()
+    } == {
+        "a": (1234.5, "train"),
+        "b": (3.99, "val"),
+        "c": (7, "val"),
+    }
+    assert reasons(manifest) == {"time is not as time_format = '%d.%m.%Y' has it": ["a.csv:5"]}
+    assert make(*words[:2], tmp_path / "other", *words[2:]) == 0
+    manifest, _ = dataset(tmp_path / "other")
+    assert reasons(manifest)["n is no number: decimal_comma=true?"] == ["a.csv:2", "a.csv:3"]
+
+
+def test_usual_splits_have_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = ["Train", "TRAINING", "train", "Validation", "val", "fold1", "testing"]
+    lines = "".join(f"text {n},{split}\n" for n, split in enumerate(told))
+    (tmp_path / "a.csv").write_text("t,s\n" + lines)
+    words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", "split=s"]
+    assert make(*words, "splits={fold1: Test}") == 0
+    assert "splits: Test 1, test 1, train 3, val 2\n" in capsys.readouterr().err
+
+
+def test_what_nobody_trains_on_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("t,s\na,one\nb,two\n")
+    words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]"]
+    assert make(*words, "split=s") == 0
+    assert "no split is called train" in capsys.readouterr().err
+    assert make(*words, "shares={train: 0.999, val: 0.001}", "--force") == 0
+    told = capsys.readouterr().err
+    assert "no split is called train" not in told
+    assert "nothing in val: these are too few groups for its share" in told
+
+
+def test_files_whose_ending_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "7.jpg").write_bytes(b"x")
+    (tmp_path / "a.csv").write_text("Id\n7\n8\n")
+    assert make("table", tmp_path / "a.csv", tmp_path / "out", "image=Id") == 2
+    assert "with its ending .jpg it is: write ./{Id}.jpg in quotes" in capsys.readouterr().err
+
+
+def test_rows_without_a_group_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_text("t,g\na,x\nb,\nc,\n")
+    assert make("table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", "group=g") == 0
+    assert "group is empty in 2 rows, each a group of its own" in capsys.readouterr().err
+
+
+def test_a_spreadsheet_by_another_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_bytes(b"PK\3\4\xff\xff")
+    assert make("table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]") == 2
+    assert "is a spreadsheet or a zip archive, whatever it is called" in capsys.readouterr().err
+
+
+def test_where_all_is_left_out_nothing_waits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.csv").write_text("t,n\na,dear\nb,cheap\n")
+    words = ["table", tmp_path / "a.csv", tmp_path / "out", "texts.en=[t]", "numbers=[n]"]
+    assert make(*words) == 2
+    told = capsys.readouterr().err
+    assert "with these options gives no sample: all 2 were left out" in told
+    assert "what is done waits" not in told
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]

@@ -18,7 +18,7 @@ from mmfm_prep.progress import counted
 from mmfm_prep.sources._interactions.times import microseconds
 from mmfm_prep.stopping import check_stop
 from mmfm_prep.tables import Row
-from mmfm_prep.tables.cells import text
+from mmfm_prep.tables.cells import dated, text
 
 Rows = Iterable[tuple[str, Row] | LeftOut]
 """(place, row) of each row of a table, or why it can't be read."""
@@ -29,12 +29,15 @@ _OFTEN = 1 << 16
 
 @dataclass(frozen=True)
 class EventColumns:
-    """The columns of a table of events; without `time` the rows are in order."""
+    """The columns of a table of events; without `time` the rows are in order. `time_format`: of
+    `strptime`, for what is neither a number nor an ISO date.
+    """
 
     user: str
     item: str
     time: str | None = None
     rating: str | None = None
+    time_format: str | None = None
 
     def names(self) -> list[str]:
         return [name for name in (self.user, self.item, self.time, self.rating) if name]
@@ -113,7 +116,7 @@ def read_events(
                 by = users.setdefault(who, len(users))
                 if not what:
                     raise ValueError("item is empty")
-                when = microseconds(row[columns.time]) if columns.time else 0
+                when = _when(row, columns)
                 score = _rating(row[columns.rating], min_rating) if columns.rating else 0.0
             except ValueError as error:
                 lost.add(str(error), [place])
@@ -133,6 +136,12 @@ def read_events(
         rating=np.frombuffer(rating, dtype=np.float64) if columns.rating else None,
         timed=columns.time is not None,
     )
+
+
+def _when(row: Row, columns: EventColumns) -> int:
+    if columns.time is None:
+        return 0
+    return microseconds(dated(row[columns.time], columns.time_format))
 
 
 def _rating(value: Any, least: float | None) -> float:

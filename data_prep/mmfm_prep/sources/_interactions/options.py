@@ -14,15 +14,19 @@ from mmfm_prep.sources._interactions.tables import ItemColumns, Table, Tables, t
 from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables import Layout
 
-_READ = ("user", "item", "time", "rating", "items", "items_id", "image", "audio", "texts", "labels")
+_READ = (
+    *("user", "item", "time", "time_format", "rating"),
+    *("items", "items_id", "image", "audio", "texts", "labels"),
+)
 
 
 @dataclass(kw_only=True)
 class Options(FilesSource, Layout):
     """`user`, `item`, `time`, `rating`: columns of the events; without `time` it is the rows that
-    are in order. Times are ISO dates or numbers since 1970. `items`: the table of items, with
-    `items_id` (default: as `item`) and, as in `table`, `image`, `audio`, `texts`, `labels`, `root`.
-    `items_layout` is to it what the options of `Layout` are to the events.
+    are in order. Times are ISO dates, or numbers since 1970, or what `time_format` says. `items`:
+    the table of items, with `items_id` (default: as `item`) and, as in `table`, `image`, `audio`,
+    `texts`, `labels`, `root`. `items_layout` is to it what the options of `Layout` are to the
+    events.
 
     Events rated below `min_rating` are in no history. Of several events of one person on one item
     `duplicates` stay. Then people with less than `min_user` events and items with less than
@@ -38,6 +42,7 @@ class Options(FilesSource, Layout):
     user: str | None = None
     item: str | None = None
     time: str | None = None
+    time_format: str | None = None
     rating: str | None = None
     items: Path | None = None
     items_layout: Layout = field(default_factory=Layout)
@@ -72,6 +77,7 @@ class Options(FilesSource, Layout):
             self.item or usual.item,
             self.time or usual.time,
             self.rating or usual.rating,
+            self.time_format,
         )
         items = ItemColumns(
             id=self.items_id or columns.item,
@@ -111,5 +117,7 @@ class Options(FilesSource, Layout):
         of_items = content or self.items_id or self.labels or self.root
         if not self.items and (of_items or self.items_layout != Layout()):
             raise ValueError("name the table of items, too: items=…")
+        if self.time_format and not self.time:
+            raise ValueError("time_format needs the column: time=…")
         if self.min_rating is not None and not self.rating:
             raise ValueError("min_rating needs the column: rating=…")

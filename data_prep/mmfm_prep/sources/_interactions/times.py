@@ -40,7 +40,9 @@ def microseconds(value: Any) -> int:
     try:
         return _of_date(datetime.fromisoformat(told))
     except ValueError:
-        raise ValueError("time is neither a number nor an ISO date") from None
+        raise ValueError(
+            "time is neither a number nor an ISO date: time_format says what it is"
+        ) from None
 
 
 def seconds(micro: int) -> int | float:

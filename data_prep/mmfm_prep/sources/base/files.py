@@ -95,6 +95,7 @@ class FilesSource(Source):
             splits = self.last_choice(known, choice.choose(known))
             self._splits = {split for split in splits if isinstance(split, str)}
             self._say_left_out(splits)
+            self._say_splits(Counter(split for split in splits if isinstance(split, str)))
             texts: Counter[str] = Counter()
             for made, split in zip(_read(spool, names, media=True), splits, strict=True):
                 if isinstance(split, str) and isinstance(made, Made):
@@ -135,7 +136,7 @@ class FilesSource(Source):
             filters=self.filters,
             augment=self.augment,
             seed=self.seed,
-            source=self.input.name,
+            source=self.input.resolve().name,
             licence=self.licence,
         )
 
@@ -176,6 +177,16 @@ class FilesSource(Source):
         self.notes["left_out"] = left_out
         for reason, entry in left_out.items():
             say(f"left out: {entry['samples']:,} ({reason}), first {', '.join(entry['first'])}")
+
+    def _say_splits(self, counts: Counter[str]) -> None:
+        if not counts:
+            return
+        say("splits: " + ", ".join(f"{split} {n:,}" for split, n in sorted(counts.items())))
+        if self.held_out() and TRAIN not in counts:
+            say("no split is called train: all of it counts as held out, and nothing as a leak")
+        if set(counts) < set(self.shares):
+            empty = ", ".join(split for split in self.shares if split not in counts)
+            say(f"nothing in {empty}: these are too few groups for its share")
 
     def _say_texts(self, texts: Counter[str]) -> None:
         self.notes["texts"] = counts = {what: n for what, n in sorted(texts.items()) if n}
