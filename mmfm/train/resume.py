@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint, CheckpointError
-from mmfm.config import ConfigError
+from mmfm.config import ConfigError, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.train import state
 from mmfm.train.recipe import Recipe
 from mmfm.train.trainer import Trainer
 from mmfm.types import Batch
+
+_ORDER = ("streams", "global_batch_size", "block_shards")
+_OF_SOURCE = ("splits", "modalities", "weight")
 
 
 def resume_point(recipe: Recipe) -> Checkpoint | None:
@@ -52,10 +56,29 @@ def check_resume(found: Checkpoint, pipeline: Pipeline) -> None:
     """Refuse a checkpoint of another data order: its `samples_seen` would mean other samples."""
     if found.manifest["fingerprint"] != pipeline.order.fingerprint:
         raise CheckpointError(
-            f"{found.path} was trained on another order of data: sources, splits, weights, "
-            "run.seed, data.streams or data.global_batch_size differ. Set them back, or start anew "
-            "in another run.dir (with init to keep the weights)"
+            f"{found.path} was trained on another order of data: {_what_differs(found, pipeline)}. "
+            "Set it back, or start anew in another run.dir (with init to keep the weights)"
         )
+
+
+def _what_differs(found: Checkpoint, pipeline: Pipeline) -> str:
+    data = to_dict(pipeline.config)
+    there = dict(_order_settings(found.config["run"]["seed"], found.config["data"]))
+    here = dict(_order_settings(pipeline.order.seed, data))
+    told = [
+        f"{key} is {there.get(key)} there and {here.get(key)} here"
+        for key in there | here
+        if there.get(key) != here.get(key)
+    ]
+    return "; ".join(told) or "the shards, or what is in them, are others"
+
+
+def _order_settings(seed: int, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The settings, by dotted name, that decide which samples a step holds."""
+    yield "run.seed", seed
+    yield from ((f"data.{key}", data[key]) for key in _ORDER)
+    for name, source in data["sources"].items():
+        yield from ((f"data.sources.{name}.{key}", source[key]) for key in _OF_SOURCE)
 
 
 def restored(

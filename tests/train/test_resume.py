@@ -224,7 +224,9 @@ def test_checkpoint_of_another_order_is_refused(
     assert cli.main(pretrain(synthetic, target, change, *extra)) == 2
     message = capfd.readouterr().err
     assert len(message.splitlines()) == 1
-    assert "was trained on another order of data" in message
+    key = change.partition("=")[0]
+    assert f"was trained on another order of data: {key} is " in message
+    assert "; " not in message.partition("order of data")[2]
     assert contents(run) == before
     assert not (tmp_path / "new").exists()
 
