@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,10 +87,11 @@ def _pictures(wanted: Set, drawn: list[Path]) -> Iterator[Image.Image]:
         size = (wanted.side, long) if rng.random() < 0.5 else (long, wanted.side)
         ground = _ground(size, rng)
         if drawn:
-            with Image.open(drawn[number % len(drawn)]) as file:
-                file.thumbnail((wanted.side, wanted.side))
-                drawing = file.convert("RGBA").resize((wanted.side, wanted.side))
-            ground.paste(drawing, (0, 0), drawing)
+            with suppress(Image.DecompressionBombError):  # a few of them have 230 million pixels
+                with Image.open(drawn[number % len(drawn)]) as file:
+                    file.thumbnail((wanted.side, wanted.side))
+                    drawing = file.convert("RGBA").resize((wanted.side, wanted.side))
+                ground.paste(drawing, (0, 0), drawing)
         yield ground
         number += 1
 
