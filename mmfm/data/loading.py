@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.context
 from collections.abc import Iterable, Iterator
-from multiprocessing import forkserver
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -45,14 +44,6 @@ class _Tasks:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.tasks)
-
-
-def start_ahead() -> None:
-    """Start the server that workers are forked from: its imports take seconds, in which the caller
-    can build a model.
-    """
-    _context()
-    forkserver.ensure_running()
 
 
 def load(

@@ -23,7 +23,7 @@ from mmfm.config import ConfigError
 from mmfm.data.collate import collate
 from mmfm.data.decode import TRANSFORMS, Label, Sample, SampleDecoder, build_transforms
 from mmfm.data.feature_cache import FeatureCache
-from mmfm.data.loading import load, start_ahead
+from mmfm.data.loading import load
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Draw, Order
 from mmfm.data.quarantine import BadRecord, Quarantine
@@ -190,8 +190,6 @@ class Pipeline:
         pin_memory: bool = False,
     ) -> None:
         self.config = config
-        if config.workers:
-            start_ahead()
         sources = config.open_sources()
         size = config.global_batch_size
         self.order = Order(

@@ -132,16 +132,6 @@ def test_a_modality_that_the_model_lacks_is_not_decoded(good_set: Path, specs: S
         Pipeline(from_dict(DataConfig, config), {"video": {}}, seed=1, rank=0, world_size=1)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_the_server_of_workers_starts_before_it_is_needed(
-    good_set: Path, specs: Specs, workers: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[str] = []
-    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", lambda: started.append("yes"))
-    make_pipeline(good_set, specs, workers)
-    assert len(started) == workers
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_same_batches_for_any_number_of_workers(good_set: Path, specs: Specs, workers: int) -> None:
     alone = steps_of(make_pipeline(good_set, specs, micro_batch_size=12), 3)

@@ -65,15 +65,18 @@ class NamedFiles:
             raise PrepError(self._none(f"the {self._missing:,}"))
 
     def _none(self, which: str) -> str:
-        near = _elsewhere(self._first, self._root)
-        hint = f"{near[0]} is there: root={near[1]}" if near else "say where they lie: root=FOLDER"
-        if ending := _ending(self._first):
-            column = f"./{{{self._column}}}{ending}"
-            hint = f"with its ending {ending} it is: write {column} in quotes"
         return (
             f"{self._column}: none of {which} files is there, the first would be {self._first}; "
-            f"{hint}"
+            f"{self._hint()}"
         )
+
+    def _hint(self) -> str:
+        if ending := _ending(self._first):
+            column = f"./{{{self._column}}}{ending}"
+            return f"with its ending {ending} it is: write {column} in quotes"
+        if near := _elsewhere(self._first, self._root):
+            return f"{near[0]} is there: root={near[1]}"
+        return "say where they lie: root=FOLDER"
 
 
 def _is_file(path: Path) -> bool:

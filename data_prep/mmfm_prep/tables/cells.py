@@ -85,7 +85,9 @@ def text(value: Any) -> str:
     """A cell as text; "" where it is empty (NaN is what pandas writes for that)."""
     if isinstance(value, str):
         return value.strip()
-    return "" if value is None or value != value else str(value).strip()
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value).strip()
 
 
 def texts(value: Any) -> list[str]:
