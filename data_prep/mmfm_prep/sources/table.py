@@ -12,11 +12,10 @@ or, in Parquet, with the bytes themselves or ``{bytes, path}``. Braces make one 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mmfm_prep.making.draft import Draft, LeftOut, Media
 from mmfm_prep.progress import say
@@ -25,9 +24,7 @@ from mmfm_prep.sources._files import NamedFiles
 from mmfm_prep.sources._splits import split_of, usual_split
 from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables import Layout, Row, read_rows, table_files
-from mmfm_prep.tables.cells import dated, moment, number, one_text, text, texts
-
-_COLUMN = re.compile(r"\{([^{}]*)\}")
+from mmfm_prep.tables.cells import cell, dated, moment, named_by, number, one_text, text, texts
 
 
 @dataclass(kw_only=True)
@@ -98,7 +95,7 @@ class Config(FilesSource, Layout):
     def _columns(self) -> list[str]:
         said = [column for columns in self.texts.values() for column in columns]
         made = [self.image, self.audio, self.id, self.group, *said]
-        named = [name for column in made if column for name in _names(column)]
+        named = [name for column in made if column for name in named_by(column)]
         plain = [self.split, self.time, *self.labels, *self.numbers]
         return [*named, *(name for name in plain if name)]
 
@@ -106,7 +103,7 @@ class Config(FilesSource, Layout):
         try:
             image, audio = self._media(row, self.image), self._media(row, self.audio)
             name = self._name(place_in_all, row, image or audio)
-            group = one_text(_cell(row, self.group), "group") if self.group else ""
+            group = one_text(cell(row, self.group), "group") if self.group else ""
             self._ungrouped += bool(self.group and not group)
             numbers = {
                 column: number(row[column], column, self.decimal_comma) for column in self.numbers
@@ -120,7 +117,7 @@ class Config(FilesSource, Layout):
                 split=self._split(place, row),
                 time=moment(dated(row[self.time], self.time_format)) if self.time else None,
                 texts={
-                    language: [t for column in columns for t in texts(_cell(row, column))]
+                    language: [t for column in columns for t in texts(cell(row, column))]
                     for language, columns in self.texts.items()
                 },
                 image=image,
@@ -134,7 +131,7 @@ class Config(FilesSource, Layout):
     def _name(self, place_in_all: int, row: Row, medium: Media) -> str:
         """The sample's id; ValueError where there is none."""
         if self.id:
-            name = text(_cell(row, self.id))
+            name = text(cell(row, self.id))
             if not name:
                 raise ValueError("id is empty")
         elif self.collect:
@@ -160,18 +157,4 @@ class Config(FilesSource, Layout):
         return self.splits[split] if split in self.splits else usual_split(split)
 
     def _media(self, row: Row, column: str | None) -> Media:
-        return self._files[column].medium(_cell(row, column)) if column else None
-
-
-def _names(column: str) -> list[str]:
-    """The column, or those in the braces."""
-    return _COLUMN.findall(column) or [column]
-
-
-def _cell(row: Row, column: str) -> Any:
-    """The cell of a column, or what is made of those in braces; "" where one of them is empty."""
-    names = _COLUMN.findall(column)
-    if not names:
-        return row[column]
-    cells = {name: text(row[name]) for name in names}
-    return _COLUMN.sub(lambda found: cells[found[1]], column) if all(cells.values()) else ""
+        return self._files[column].medium(cell(row, column)) if column else None

@@ -9,6 +9,7 @@ import ast
 import difflib
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from mmfm_prep.errors import PrepError
 
 MISSING = object()
+_IN_BRACES = re.compile(r"\{([^{}]*)\}")
 _LATEST = 1e11  # seconds: the year 5138; what is more counts milliseconds, or still less
 
 
@@ -79,6 +81,22 @@ def parsed(value: Any, place: str) -> Any:
         return ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         raise PrepError(f"{place}: neither JSON nor a Python list: {value[:40]}") from None
+
+
+def named_by(column: str) -> list[str]:
+    """The column, or those in its braces."""
+    return _IN_BRACES.findall(column) or [column]
+
+
+def cell(row: Mapping[str, Any], column: str) -> Any:
+    """The cell of a column, or what is made of those in braces: ``{id}.jpg``; "" where one of them
+    is empty.
+    """
+    names = _IN_BRACES.findall(column)
+    if not names:
+        return row[column]
+    cells = {name: text(row[name]) for name in names}
+    return _IN_BRACES.sub(lambda found: cells[found[1]], column) if all(cells.values()) else ""
 
 
 def text(value: Any) -> str:

@@ -266,3 +266,17 @@ def test_dates_by_a_pattern(tmp_path: Path) -> None:
     assert list(manifest["notes"]["events"]["left_out"]) == [
         "time is not as time_format = '%d.%m.%Y' has it"
     ]
+
+
+def test_items_have_columns_made_of_others(tmp_path: Path) -> None:
+    (tmp_path / "7.png").write_bytes(encoded(noise(8, 8), "PNG"))
+    (tmp_path / "items.csv").write_text("sku,maker,model\n7,Acme,Rocket\n8,,Boat\n")
+    (tmp_path / "events.csv").write_text("u,sku\na,7\na,8\n")
+    words = ["user=u", "item=sku", f"items={tmp_path / 'items.csv'}", "image=./{sku}.png"]
+    words.append('texts.en=["{maker} {model}"]')
+    out = tmp_path / "out"
+    assert main(["make", "interactions", str(tmp_path / "events.csv"), str(out), *words]) == 0
+    manifest, found = dataset(out)
+    assert found["item/7"]["texts"] == {"en": ["Acme Rocket"]}
+    assert "png" in found["item/7"]["files"]
+    assert list(manifest["notes"]["left_out"]) == ["file is missing"]

@@ -13,7 +13,7 @@ from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.sources._files import NamedFiles
 from mmfm_prep.sources._interactions.events import EventColumns, Rows
 from mmfm_prep.tables import Layout, Row, read_rows, table_files
-from mmfm_prep.tables.cells import one_text, text, texts
+from mmfm_prep.tables.cells import cell, named_by, one_text, text, texts
 
 ITEMS = "items"
 
@@ -30,9 +30,10 @@ class ItemColumns:
     meta: list[str] = field(default_factory=list)
 
     def names(self) -> list[str]:
-        said = [name for columns in self.texts.values() for name in columns]
-        media_names = [name for name in (self.image, self.audio) if name]
-        return [self.id, *media_names, *said, *self.labels, *self.meta]
+        said = [column for columns in self.texts.values() for column in columns]
+        made = [column for column in (self.image, self.audio, *said) if column]
+        named = [name for column in made for name in named_by(column)]
+        return [self.id, *named, *self.labels, *self.meta]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,11 +136,11 @@ def _draft(
         place,
         name,
         texts={
-            language: [found for column in said for found in texts(row[column])]
+            language: [found for column in said for found in texts(cell(row, column))]
             for language, said in columns.texts.items()
         },
-        image=files[columns.image].medium(row[columns.image]) if columns.image else None,
-        audio=files[columns.audio].medium(row[columns.audio]) if columns.audio else None,
+        image=files[columns.image].medium(cell(row, columns.image)) if columns.image else None,
+        audio=files[columns.audio].medium(cell(row, columns.audio)) if columns.audio else None,
         labels={column: label for column, label in told.items() if label},
         meta={column: row[column] for column in columns.meta},
     )
