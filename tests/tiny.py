@@ -90,10 +90,10 @@ def make_task(tokenizer: str, dropout: float = 0.0, seed: int = 0) -> PretrainTa
     # Weights of the size that training reaches. At the small weights of the usual start all
     # embeddings are nearly equal, and the differences that the contrastive loss sees have few
     # correct digits in fp32.
-    for name, parameter in task.named_parameters():
+    for parameter in task.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-        elif name.endswith("bias"):
+        elif not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return task
 

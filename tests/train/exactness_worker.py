@@ -23,7 +23,7 @@ from mmfm.types import Batch
 from tests import tiny
 
 STEPS = 3
-SGD = OptimConfig(type="sgd", lr=0.1, weight_decay=0.0, grad_clip=0.0, schedule="constant")
+SGD = OptimConfig(type="sgd", lr=0.02, weight_decay=0.0, grad_clip=0.0, schedule="constant")
 ADAMW = OptimConfig(lr=1e-3, weight_decay=0.01, grad_clip=0.0, schedule="constant")
 
 
