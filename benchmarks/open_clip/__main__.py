@@ -55,9 +55,7 @@ def run(data: Path, steps: int, ranks: list[int], folder: Path) -> dict[str, lis
     torch.manual_seed(0)
     tokenizer = load_tokenizer(config.model.encoders["text"].tokenizer)
     save_file(same.open_clip_model(config, tokenizer).state_dict(), folder / "init")
-    pipeline = Pipeline(
-        config.data, PretrainTask.build(config).specs, seed=0, rank=0, world_size=1
-    )
+    pipeline = Pipeline(config.data, PretrainTask.build(config).specs, seed=0, rank=0, world_size=1)
     same.save_batches(pipeline, steps, folder / "batches")
     given = [str(data), str(folder / "batches"), str(folder / "init"), str(steps)]
     found = {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
 from mmfm.encoders.base import Encoder, EncoderConfig
+from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from open_clip.transformer import VisionTransformer
 
 
 @dataclass(kw_only=True)

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmfm.data.pipeline import Pipeline
 from mmfm.train.recipe import PretrainConfig, load_pretrain
 from mmfm.types import Batch
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 PROJECTIONS = {

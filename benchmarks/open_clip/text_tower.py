@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_clip.model import CLIPTextCfg, _build_text_tower
-from open_clip.transformer import TextTransformer
 from torch import Tensor
 
 from mmfm.data.tokenizer import Tokenizer, load_tokenizer
 from mmfm.encoders.base import Encoder, EncoderConfig
+from open_clip.model import CLIPTextCfg, _build_text_tower
+from open_clip.transformer import TextTransformer
 
 
 @dataclass(kw_only=True)

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from open_clip.loss import ClipLoss
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.open_clip import same
 from mmfm.data.tokenizer import load_tokenizer
 from mmfm.train.schedule import lr_factor
+from open_clip.loss import ClipLoss
 
 
 def main() -> None:

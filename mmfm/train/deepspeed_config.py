@@ -34,8 +34,8 @@ def deepspeed_config(
             )
     if precision != "fp32" and zero_stage == 0:
         raise ValueError(
-            f"train.precision = {precision} keeps fp32 weights and gradients in ZeRO's optimiser: set "
-            "train.zero_stage to 1, 2 or 3 (also on one rank)"
+            f"train.precision = {precision} keeps fp32 weights and gradients in ZeRO's optimiser: "
+            "set train.zero_stage to 1, 2 or 3 (also on one rank)"
         )
     config: dict[str, Any] = {
         "train_batch_size": global_batch_size,
@@ -63,8 +63,8 @@ def deepspeed_config(
 
 
 def _fp16(enabled: bool) -> dict[str, Any]:
-    """The scale of the loss starts at 2**16, halves where a gradient overflows (after the second
-    time, that step left out), and doubles after 1,000 steps without.
+    """Where a gradient overflows, the step is left out and from the second time on the loss's scale
+    halved, at first 2**16; after 1,000 steps without it doubles.
     """
     if not enabled:
         return {"enabled": False}

@@ -1,4 +1,4 @@
-"""Activation checkpointing: the same outputs and gradients, with less kept for the backward pass."""
+"""Activation checkpointing: the same outputs and gradients, with less kept in between."""
 
 from __future__ import annotations
 
