@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mmfm import distributed
 from mmfm.config import ConfigError, from_dict
-from mmfm.objectives.contrastive import Config, info_nce, intersect
+from mmfm.objectives.base import intersect
+from mmfm.objectives.contrastive import Config, info_nce
 from mmfm.task import PretrainTask, PretrainTaskConfig
 from mmfm.types import Features, Read
 from tests import tiny
