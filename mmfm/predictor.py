@@ -297,9 +297,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
         modality: component(settings, TRANSFORMS, f"transforms.{modality}")
         for modality, settings in checkpoint.preprocessing["transforms"].items()
     }
-    task = build(
-        raw, label_names=label[1] if label else (), assets=checkpoint.assets, for_use=True
-    )
+    task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets, for_use=True)
     left_out = tuple(
         f"objectives.{name}." for name in raw.get("objectives", {}) if name not in task.objectives
     )

@@ -25,7 +25,7 @@ from mmfm.objectives._distillation.logit import LogitDistillation
 from mmfm.objectives._pairs import check_pairs
 from mmfm.objectives.base import Objective, ObjectiveConfig
 
-OPTIONS = {
+_OPTIONS = {
     "embedding": ("modality", "distance"),
     "feature": ("modality", "of"),
     "logit": ("pairs", "temperature"),
@@ -53,8 +53,8 @@ class Config(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        needed, _ = mine = OPTIONS[self.what]
-        for name in sorted({name for names in OPTIONS.values() for name in names}):
+        needed, _ = mine = _OPTIONS[self.what]
+        for name in sorted({name for names in _OPTIONS.values() for name in names}):
             if name not in mine and getattr(self, name) is not None:
                 raise ValueError(f"{name} means nothing with what = {self.what}: leave it out")
         if getattr(self, needed) is None:
@@ -71,6 +71,4 @@ class Config(ObjectiveConfig):
         assert self.modality is not None
         if self.what == "feature":
             return FeatureDistillation(self.teacher, self.modality, self.of or "pooled", model)
-        return EmbeddingDistillation(
-            self.teacher, self.modality, self.distance or "cosine", model
-        )
+        return EmbeddingDistillation(self.teacher, self.modality, self.distance or "cosine", model)

@@ -102,7 +102,7 @@ def sigmoid_loss(
     n = len(a_NE)
     own_N = distributed.rank() * n + torch.arange(n, device=a_NE.device)
     total = torch.zeros((), device=a_NE.device)
-    chunks = (x.split(chunk) for x in (a_NE, group_N, own_N))
+    chunks = (torch.split(x, chunk) for x in (a_NE, group_N, own_N))
     for a_CE, group_C, own_C in zip(*chunks, strict=True):
         total = total + checkpoint(
             _sum_of_rows,

@@ -1,4 +1,4 @@
-"""Teachers for the tiny model: checkpoints, and an encoder of timm and of transformers in folders."""
+"""Teachers for the tiny model: checkpoints, and encoders of timm and transformers in folders."""
 
 from __future__ import annotations
 

@@ -246,7 +246,12 @@ def test_the_teacher_changes_no_other_weight(tokenizer, large) -> None:
     recipe = tiny.task_settings(tokenizer)
     torch.manual_seed(0)
     plain = PretrainTask.build(from_dict(PretrainTaskConfig, recipe))
-    taught = {"type": "distillation", "teacher": large, "what": "logit", "pairs": [["image", "text"]]}
+    taught = {
+        "type": "distillation",
+        "teacher": large,
+        "what": "logit",
+        "pairs": [["image", "text"]],
+    }
     recipe["objectives"] = {"d": taught, **recipe["objectives"]}
     torch.manual_seed(0)
     task = PretrainTask.build(from_dict(PretrainTaskConfig, recipe))
@@ -325,12 +330,18 @@ def test_the_teacher_follows_the_students_precision(tokenizer, large) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"teacher": "nowhere", "modality": "image"}, r"objectives\.d: teacher nowhere: there is no"),
+        (
+            {"teacher": "nowhere", "modality": "image"},
+            r"objectives\.d: teacher nowhere: there is no",
+        ),
         ({"modality": "image", "teacher": None}, r"objectives\.d\.teacher"),
         ({}, r"objectives\.d: what = embedding needs modality"),
         ({"what": "logit"}, "what = logit needs pairs"),
         ({"what": "logit", "pairs": [["image"]]}, r"needs a list of pairs"),
-        ({"what": "logit", "pairs": [["image", "text"]], "modality": "image"}, "modality means noth"),
+        (
+            {"what": "logit", "pairs": [["image", "text"]], "modality": "image"},
+            "modality means noth",
+        ),
         ({"modality": "image", "of": "tokens"}, "of means nothing with what = embedding"),
         ({"what": "feature", "modality": "image", "temperature": 1.0}, "temperature means nothing"),
         ({"what": "logit", "pairs": [["image", "text"]], "temperature": 0.0}, "must be above 0"),
@@ -378,7 +389,9 @@ def test_another_tokenizer_is_refused_wherever_it_lies(tokenizer, large, tmp_pat
     from mmfm.data.tokenizer import load_tokenizer, train_bpe
 
     load_tokenizer(tokenizer).save(tmp_path / "same")
-    build(tokenizer, {"text": {"tokenizer": str(tmp_path / "same")}}, teacher=large, modality="text")
+    build(
+        tokenizer, {"text": {"tokenizer": str(tmp_path / "same")}}, teacher=large, modality="text"
+    )
     train_bpe(["quite other words"], vocab_size=300, folder=tmp_path / "other")
     other = {"text": {"tokenizer": str(tmp_path / "other")}}
     with pytest.raises(ConfigError, match="its text inputs have another tokenizer than the model"):
@@ -388,7 +401,9 @@ def test_another_tokenizer_is_refused_wherever_it_lies(tokenizer, large, tmp_pat
 def test_another_grid_is_refused_for_tokens_only(tokenizer, large) -> None:
     finer = {"image": {"patch_size": 2}}
     settings = {"teacher": large, "what": "feature", "modality": "image"}
-    with pytest.raises(ConfigError, match=r"16 tokens of image in a grid \(4, 4\), the teacher 4 in"):
+    with pytest.raises(
+        ConfigError, match=r"16 tokens of image in a grid \(4, 4\), the teacher 4 in"
+    ):
         build(tokenizer, finer, of="tokens", **settings)
     assert mean_loss(build(tokenizer, finer, of="pooled", **settings), tiny.make_batch(0)) > 0
 

@@ -33,7 +33,9 @@ def run(case: str, rows: slice) -> list[Tensor]:
         total, count = sigmoid_loss(a, b, GROUPS[rows], scale, bias, 4, how)
     else:
         total, count = affinity_loss((a, b), (teacher_a, teacher_b), 0.2)
-        assert torch.autograd.grad(total, teacher_a, retain_graph=True, allow_unused=True)[0] is None
+        assert (
+            torch.autograd.grad(total, teacher_a, retain_graph=True, allow_unused=True)[0] is None
+        )
     found = torch.autograd.grad(total, (a, b, scale, bias), allow_unused=True)
     return [total.detach(), count, *(torch.zeros(1) if g is None else g for g in found)]
 

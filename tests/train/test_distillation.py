@@ -17,6 +17,7 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.config import from_dict
 from mmfm.predictor import untrained
 from mmfm.task import PretrainTask, PretrainTaskConfig
+from mmfm.train import state
 from mmfm.train.engine import end_process_group, start_process_group
 from mmfm.train.optim import OptimConfig
 from mmfm.train.pretrain import main
@@ -83,8 +84,6 @@ def train(recipe: dict[str, Any], parts: int, stage: int) -> tuple[list[dict[str
         parts_of_step = tiny.micro_batches(batch, 0, 1, tiny.GLOBAL_BATCH // parts)
         losses.append(trainer.step(parts_of_step).losses)
     assert len(runs) == 3 * parts
-    from mmfm.train import state
-
     weights = dict(state.weights_part(trainer.engine))
     trainer.engine.destroy()
     return losses, weights
@@ -123,7 +122,7 @@ def test_a_run_needs_its_teacher_and_what_it_trained_does_not(tmp_path: Path, ca
     """Behind a cached image encoder, too, the teacher gets pictures."""
     data = tmp_path / "data"
     assert data_command(["make", "synthetic", str(data), "train_samples=64", "val_samples=16"]) == 0
-    small = [word for word in tiny_runs.pretrain(data, tmp_path / "teacher")[1:]]
+    small = tiny_runs.pretrain(data, tmp_path / "teacher")[1:]
     teacher = [*small, "train.max_steps=1", "objectives.masked_image=null"]
     assert command(*teacher) == 0
     run = tmp_path / "student"

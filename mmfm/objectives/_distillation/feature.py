@@ -49,18 +49,24 @@ class FeatureDistillation(Objective):
 
     def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         valid = self._valid(batch)
-        return {self.modality: zero_term(batch["group"])[1].double() if valid is None else valid.sum().double()}
+        return {
+            self.modality: zero_term(batch["group"])[1].double()
+            if valid is None
+            else valid.sum().double()
+        }
 
     def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
         valid = self._valid(batch)
         if valid is None:
             return {self.modality: zero_term(batch["group"])}
         student = getattr(features[self.read], self.of)[self.modality]
-        teacher = getattr(self.teacher.features(batch, self.reads)[self.read], self.of)[self.modality]
+        teacher = getattr(self.teacher.features(batch, self.reads)[self.read], self.of)[
+            self.modality
+        ]
         if student.shape[:-1] != teacher.shape[:-1]:
             raise ValueError(
-                f"of = tokens: the model made {list(student.shape[:-1])} tokens of {self.modality}, "
-                f"the teacher {list(teacher.shape[:-1])}; set of: pooled"
+                f"of = tokens: the model made {list(student.shape[:-1])} tokens of "
+                f"{self.modality}, the teacher {list(teacher.shape[:-1])}; set of: pooled"
             )
         error = feature_error(self.project(student), teacher)
         return {self.modality: ((error * valid).sum(), valid.sum())}
@@ -78,5 +84,5 @@ class FeatureDistillation(Objective):
 
 def feature_error(student: Tensor, teacher: Tensor) -> Tensor:
     """[…,D], [...,D] ▶ […]: the mean squared difference of both at mean 0 and variance 1."""
-    normalised = (F.layer_norm(x.float(), x.shape[-1:]) for x in (student, teacher))
-    return F.mse_loss(*normalised, reduction="none").mean(-1)
+    one, other = (F.layer_norm(x.float(), x.shape[-1:]) for x in (student, teacher))
+    return F.mse_loss(one, other, reduction="none").mean(-1)

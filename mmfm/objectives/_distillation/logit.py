@@ -42,8 +42,12 @@ class LogitDistillation(PairObjective):
 
     def _taught(self, batch: Batch) -> dict[str, Tensor]:
         rows = super().rows(self.teacher.features(batch, self.reads), batch)
-        parts = [(*key.rsplit(".", 1), value) for key, value in rows.items()]
-        return {f"{pair}.teacher_{side}": v for pair, side, v in parts if side != "group"}
+        taught = {}
+        for key, value in rows.items():
+            pair, _, part = key.rpartition(".")
+            if part != "group":
+                taught[f"{pair}.teacher_{part}"] = value
+        return taught
 
     def scalars(self) -> dict[str, Tensor]:
         return {}

@@ -55,7 +55,7 @@ class Teacher:
     @torch.no_grad()
     def features(self, batch: Batch, reads: Sequence[Read]) -> ReadFeatures:
         """What the teacher makes of the clean inputs; each of its encoders runs once."""
-        self._follow()
+        self._follow(batch["group"].device)
         wanted = dict.fromkeys(m for read in reads for m in read.modalities)
         encoded = self.model.encode(batch, list(wanted))
         return {
@@ -65,13 +65,13 @@ class Teacher:
             for read in reads
         }
 
-    def _follow(self) -> None:
-        """To the student's device and precision: as in the student, buffers stay as they are."""
-        like, mine = next(self.student.parameters()), next(self.model.parameters())
-        if (like.device, like.dtype) != (mine.device, mine.dtype):
-            self.model.to(like.device)
+    def _follow(self, device: torch.device) -> None:
+        """To the batch's device and the student's precision: there, too, buffers keep theirs."""
+        self.model.to(device)
+        dtype = next(self.student.parameters()).dtype
+        if next(self.model.parameters()).dtype != dtype:
             for parameter in self.model.parameters():
-                parameter.data = parameter.data.to(like.dtype)
+                parameter.data = parameter.data.to(dtype)
 
 
 def _open(source: Source, modalities: Sequence[str]) -> Model:
