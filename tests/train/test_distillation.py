@@ -61,8 +61,8 @@ def train(recipe: dict[str, Any], parts: int, stage: int) -> tuple[list[dict[str
     """Losses of three steps, the second without audio, and the last weights; and how often the
     teacher of `logit` ran.
     """
-    task = PretrainTask.build(from_dict(PretrainTaskConfig, recipe))
     torch.manual_seed(0)
+    task = PretrainTask.build(from_dict(PretrainTaskConfig, recipe))
     for parameter in task.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
