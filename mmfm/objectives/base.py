@@ -33,10 +33,11 @@ class ObjectiveConfig:
 
 class Objective(nn.Module):
     """A pretraining loss. `reads` names its inputs; `masks` the share of each modality that it
-    hides.
+    hides; `raw` the modalities whose inputs it reads itself.
     """
 
     reads: tuple[Read, ...] = ()
+    raw: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()

@@ -55,7 +55,7 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
         cache=caches,
-        raw=list(run.task.mask_ratios),
+        raw=run.task.raw,
         quarantine=run.folder / "quarantine.jsonl",
     )
     if run.begin is not None and found is None:
