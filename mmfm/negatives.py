@@ -21,9 +21,10 @@ from mmfm.masking import derive_seed, salt, uniform
 from mmfm.types import Batch, Features, Read
 
 
-def having(rows: Mapping[str, Tensor], modalities: Collection[str], like_B: Tensor) -> Tensor:
-    """[B] bool: the samples that have any of `modalities`."""
-    has = torch.zeros_like(like_B, dtype=torch.bool)
+def having(rows: Mapping[str, Tensor], modalities: Collection[str], size: int) -> Tensor:
+    """[size] bool: the samples that have any of `modalities`."""
+    device = next(iter(rows.values())).device if rows else None
+    has = torch.zeros(size, dtype=torch.bool, device=device)
     for modality in modalities:
         if modality in rows:
             has[rows[modality]] = True
@@ -76,13 +77,12 @@ def mismatched(features: Features, batch: Batch, read: Read) -> Features:
 
     `features` are clean ones of the same batch, with the embeddings of all modalities of the read.
     """
-    group = batch["group"]
-    both = having(features.rows, read.kept, group) & having(features.rows, read.replaced, group)
-    samples = both.nonzero()[:, 0]
+    rows, size = features.rows, features.batch_size
+    samples = (having(rows, read.kept, size) & having(rows, read.replaced, size)).nonzero()[:, 0]
     negative = draw_negatives(
         _side(features, read.kept)[samples],
         _side(features, read.replaced)[samples],
-        group[samples],
+        batch["group"][samples],
         streams(batch)[samples],
         derive_seed(batch["mask_seed"][samples], salt(f"instead of {'+'.join(read.replaced)}")),
         read.temperature,
@@ -91,7 +91,7 @@ def mismatched(features: Features, batch: Batch, read: Read) -> Features:
     own, other = samples[exists], samples[negative[exists]]
     parts = Features(batch_size=features.batch_size)
     for modality in read.modalities:
-        if modality in features.rows:
+        if modality in rows:
             source = other if modality in read.replaced else own
             _take(parts, features, modality, source, own)
     return parts

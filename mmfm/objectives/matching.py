@@ -98,12 +98,12 @@ class Matching(Objective):
     def _loss(self, pair: _Pair, features: ReadFeatures, batch: Batch) -> tuple[Tensor, Tensor]:
         own, *others = (features[read] for read in (pair.own, *pair.mismatched))
         mismatches = [found.fused_pooled for found in others if found.fused_pooled is not None]
-        if own.fused_pooled is None or not mismatches:
-            return zero_term(batch["group"])
         both = self._both(pair, batch)
+        if own.fused_pooled is None or not both.any():
+            return zero_term(batch["group"])
         matches = own.fused_pooled[both[own.rows[FUSED]]]
-        # Computed also where no sample has a negative: whether any has may differ from rank to
-        # rank.
+        # Whether any sample has a negative may differ from rank to rank, and none is no reason to
+        # leave the fusion out: under ZeRO-3 all ranks must run it.
         logits = self._logits(torch.cat([matches, *mismatches]))
         belong = torch.arange(len(logits), device=logits.device) < len(matches)
         total = F.binary_cross_entropy_with_logits(logits, belong.to(logits), reduction="sum")
@@ -116,8 +116,8 @@ class Matching(Objective):
     @staticmethod
     def _both(pair: _Pair, batch: Batch) -> Tensor:
         """[B] bool: the samples that have both sides."""
-        rows, group = batch["rows"], batch["group"]
-        return having(rows, pair.a, group) & having(rows, pair.b, group)
+        rows, size = batch["rows"], len(batch["sample_id"])
+        return having(rows, pair.a, size) & having(rows, pair.b, size)
 
 
 def _pair(a: str, b: str, temperature: float, model: Model) -> _Pair:
