@@ -91,7 +91,7 @@ class Caption(Objective):
         self.embed = nn.Linear(inner, width)
         self.position = LearnedPosition(self.max_length - 1, width)  # the last word is no input
         self.dropout = nn.Dropout(config.dropout)
-        self.memory = nn.ModuleDict(
+        self.projections = nn.ModuleDict(
             {m: nn.Linear(model.encoder(m).width, width) for m in self.sources}
         )
         self.memory_norm = nn.LayerNorm(width, eps=NORM_EPS)
@@ -126,7 +126,8 @@ class Caption(Objective):
 
         ValueError where no sample has any of the sources.
         """
-        found, most = features[self.reads[0]], max_length or self.max_length
+        found = features[self.reads[0]]
+        most = self.max_length if max_length is None else max_length
         if not len(self.begin) < most <= self.max_length:
             raise ValueError(
                 f"max_length = {most} must be above {len(self.begin)} and at most "
@@ -163,7 +164,7 @@ class Caption(Objective):
         for m in (m for m in self.sources if m in found.rows):
             place = place_B[found.rows[m]]
             there = place >= 0
-            part = self.memory[m](found.tokens[m][there])
+            part = self.projections[m](found.tokens[m][there])
             known = found.valid[m][there]
             size = (len(samples_N), *part.shape[1:])
             tokens.append(part.new_zeros(size).index_copy(0, place[there], part))
