@@ -3,10 +3,10 @@
     read = Read("clean", ("image", "text"), fused=True, replaced=("text",))
     parts = mismatched(features, batch, read)  # each picture beside another sample's text
 
-A negative is drawn by the similarity of the single embeddings (as in ALBEF, arXiv:2107.07651), among
-the samples of the same canonical stream, of another `group`, that have what both sides of the pair
-need. A micro-batch holds whole streams, and the noise of the draw comes from the two samples'
-`mask_seed`, so a sample's negative depends neither on the number of ranks nor on the micro-batch.
+A negative is drawn by the similarity of the single embeddings (as in ALBEF, arXiv:2107.07651) among
+the samples of the same canonical stream and of another `group` that have both sides of the pair.
+A micro-batch holds whole streams, and the noise of the draw comes from the `mask_seed` of the two
+samples, so a sample's negative depends neither on the number of ranks nor on the micro-batch.
 """
 
 from __future__ import annotations

@@ -54,9 +54,10 @@ class Read:
     temperature: float = 0.07
 
     def __post_init__(self) -> None:
-        if self.replaced:
-            assert self.fused and self.view == "clean", "hard negatives are fused, and clean"
-            assert self.kept and set(self.replaced) < set(self.modalities), self
+        if self.replaced and not (self.fused and self.view == "clean"):
+            raise ValueError(f"{self}: only a fused read of the clean view can replace modalities")
+        if self.replaced and not set(self.replaced) < set(self.modalities):
+            raise ValueError(f"{self}: `replaced` must name some of the modalities, and not all")
 
     @property
     def kept(self) -> tuple[str, ...]:

@@ -437,8 +437,12 @@ def test_samples_know_their_stream(good_set: Path, specs: Specs) -> None:
             for batch in steps_of(pipeline, 1)[0]:
                 assert batch["stream"].dtype == torch.int64
                 assert set(batch["stream"].bincount().tolist()) <= {0, 6}
-                seen |= dict(zip(batch["mask_seed"].tolist(), batch["stream"].tolist(), strict=True))
-        draws = [d for rank in range(world_size) for d in pipeline.order.rank_draws(0, rank, world_size)]
+                seen |= dict(
+                    zip(batch["mask_seed"].tolist(), batch["stream"].tolist(), strict=True)
+                )
+        draws = [
+            d for rank in range(world_size) for d in pipeline.order.rank_draws(0, rank, world_size)
+        ]
         assert sorted(seen.values()) == sorted(d.stream for d in draws)
         found.append(seen)
     assert found[0] == found[1] == found[2]

@@ -86,7 +86,9 @@ def test_equals_cross_entropy_text_by_text(tokenizer, gone: str | None) -> None:
     for loss in (want, task.total(got, counts)):
         task.zero_grad()
         loss.backward()
-        gradients.append({n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None})
+        gradients.append(
+            {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
+        )
     assert set(gradients[0]) == set(gradients[1])
     for name, gradient in gradients[0].items():
         off = (gradients[1][name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
@@ -103,7 +105,10 @@ def test_equals_the_captioning_loss_of_coca(tokenizer) -> None:
     clean = task.model.encode(batch, ["image"])
     memory = objective.projections["image"](clean.tokens["image"])
     logits = torch.stack(
-        [word_logits(objective, task.model, row[:-1], m) for row, m in zip(ids, memory, strict=True)]
+        [
+            word_logits(objective, task.model, row[:-1], m)
+            for row, m in zip(ids, memory, strict=True)
+        ]
     )
     labels = ids[:, 1:].masked_fill(~valid[:, 1:], 0)
     _, want = CoCaLoss(1.0, 0.0, pad_id=0)(None, None, logits, labels, None)
@@ -117,7 +122,7 @@ def test_parts_of_a_batch_make_the_same_sum(tokenizer) -> None:
     batch = doubled(tiny.make_batch(0))
     total, count = task(task.prepare(batch)).losses["caption/caption_text"]
     for size in (1, 4, 8):
-        parts = [p for p in tiny.micro_batches(batch, 0, 1, size)]
+        parts = tiny.micro_batches(batch, 0, 1, size)
         if size == 1:  # without empty tensors
             parts = [tiny.take_samples(batch, torch.tensor([i])) for i in range(16)]
             parts = [without_empty(part) for part in parts]
@@ -294,7 +299,9 @@ def test_texts_are_cut_at_the_length_that_is_asked_for(trained) -> None:
     whole = objective.generate(features).ids
     assert torch.equal(objective.generate(features, max_length=4).ids, whole[:, :4])
     for wrong in (0, 1, 17):
-        with pytest.raises(ValueError, match=f"max_length = {wrong} must be above 1 and at most 16"):
+        with pytest.raises(
+            ValueError, match=f"max_length = {wrong} must be above 1 and at most 16"
+        ):
             objective.generate(features, max_length=wrong)
 
 

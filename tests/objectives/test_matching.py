@@ -29,12 +29,10 @@ def build(tokenizer: str, dropout: float = 0.0, objectives: dict | None = None, 
 
 def reference(task: PretrainTask, batch: Batch, name: str = "matching") -> dict[str, Tensor]:
     """Mean losses of a global batch: each sample and each mismatch is encoded and fused alone."""
-    objective, model, found = task.objectives[name], task.model, {}
+    objective, found = task.objectives[name], {}
     for pair in objective.pairs:
         sides = [[m for m in side if m in batch["rows"]] for side in (pair.a, pair.b)]
-        has = [
-            {s for m in side for s in batch["rows"][m].tolist()} for side in sides
-        ]
+        has = [{s for m in side for s in batch["rows"][m].tolist()} for side in sides]
         samples = sorted(has[0] & has[1])
         losses = []
         for i in samples:
@@ -43,7 +41,7 @@ def reference(task: PretrainTask, batch: Batch, name: str = "matching") -> dict[
             for kept, replaced in (sides, sides[::-1]):
                 j = negative(task, batch, i, samples, kept, replaced, pair)
                 if j is not None:
-                    mixed = {m: i for m in kept} | {m: j for m in replaced}
+                    mixed = dict.fromkeys(kept, i) | dict.fromkeys(replaced, j)
                     losses.append(F.softplus(logit(task, objective, batch, mixed)))
         if losses:
             found[pair.name] = torch.stack(losses).mean()
@@ -122,7 +120,9 @@ def test_equals_brute_force(tokenizer, gone: str) -> None:
     for loss in (sum(want.values()), task.total(got, task.counts(prepared))):
         task.zero_grad()
         loss.backward()
-        gradients.append({n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None})
+        gradients.append(
+            {n: p.grad.clone() for n, p in task.named_parameters() if p.grad is not None}
+        )
     assert set(gradients[0]) == set(gradients[1])
     for name, gradient in gradients[0].items():
         off = (gradients[1][name] - gradient).norm() / gradient.norm().clamp(min=1e-12)
