@@ -42,8 +42,8 @@ def unit(n: int, width: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def test_draws_follow_the_softmax_of_the_similarities() -> None:
-    """5,000 streams of the same six samples under other seeds: a chi-square test a sample."""
-    streams_, size, temperature = 5000, 6, 0.5
+    """1,500 streams of the same six samples under other seeds: a chi-square test a sample."""
+    streams_, size, temperature = 1500, 6, 0.5
     query, key = unit(size)
     group = torch.tensor([0, 1, 2, 0, 3, 4])
     drawn = draw_negatives(
@@ -67,7 +67,7 @@ def test_draws_follow_the_softmax_of_the_similarities() -> None:
 
 def test_samples_draw_independently() -> None:
     """Equal similarities: two samples agree on a third one as often as chance has it."""
-    n, size = 5000, 4
+    n, size = 1500, 4
     flat = torch.ones(n * size, 1)
     drawn = draw_negatives(
         flat, flat, torch.arange(n * size), torch.arange(n).repeat_interleave(size),
