@@ -99,7 +99,7 @@ def mismatched(features: Features, batch: Batch, read: Read) -> Features:
 
 def _by_stream(stream_N: Tensor) -> Iterator[Tensor]:
     """The places of each stream's samples, ascending."""
-    for stream in stream_N.unique().tolist():
+    for stream in torch.unique(stream_N).tolist():
         yield (stream_N == stream).nonzero()[:, 0]
 
 
