@@ -7,8 +7,10 @@ al. 2017), with pre-norm blocks.
 
 from __future__ import annotations
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmfm.layers.attention import Attention, CrossAttention, attention_mask
 from mmfm.layers.mlp import Mlp
@@ -42,7 +44,7 @@ class DecoderBlock(nn.Module):
 
 class Decoder(nn.Module):
     """The blocks of `config` and a final norm; `drop_path` grows linearly with depth up to its
-    value.
+    value. `recompute` is that of a `Transformer`.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
@@ -52,6 +54,7 @@ class Decoder(nn.Module):
             DecoderBlock(config, config.drop_path * i / last) for i in range(config.layers)
         )
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.recompute = False
         self.apply(init_weights)
 
     def forward(
@@ -67,5 +70,9 @@ class Decoder(nn.Module):
         mask = attention_mask(valid_BL, x_BLD.shape[1], True, x_BLD.device)
         memory_mask = attention_mask(memory_valid_BM, memory_BMD.shape[1])
         for block in self.blocks:
-            x_BLD = block(x_BLD, memory_BMD, mask, memory_mask)
+            seen = (x_BLD, memory_BMD, mask, memory_mask)
+            if self.recompute and torch.is_grad_enabled():
+                x_BLD = checkpoint(block, *seen, use_reentrant=False)
+            else:
+                x_BLD = block(*seen)
         return self.norm(x_BLD)  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmfm.layers.attention import CrossAttention
 from mmfm.layers.decoder import Decoder
+from mmfm.layers.recompute import recompute_activations
 from mmfm.layers.transformer import TransformerConfig
 
 
@@ -113,3 +114,20 @@ def test_dropout_and_drop_path_act_in_training_only() -> None:
         assert not torch.equal(ours(x, memory), ours(x, memory))
         ours.eval()
         assert torch.equal(ours(x, memory), ours(x, memory))
+
+
+def test_recomputed_activations_give_the_same_gradients() -> None:
+    ours = decoder(dropout=0.2)
+    x, *rest = inputs()
+    found, calls = [], []
+    ours.blocks[1].register_forward_pre_hook(lambda *_: calls.append(1))
+    for times in (1, 3):  # the second pass runs each block again
+        torch.manual_seed(3)
+        given = x.clone().requires_grad_()
+        ours(given, *rest).square().sum().backward()
+        found.append([given.grad, *(p.grad.clone() for p in ours.parameters())])
+        ours.zero_grad()
+        assert len(calls) == times
+        assert recompute_activations(ours) == 1
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
