@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmfm.data.tokenizer import Tokenizer, load_tokenizer
@@ -60,8 +61,10 @@ class TextTower(Encoder):
     def encode(
         self, inputs: Tensor, valid: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        pooled, tokens = self.tower(inputs)
-        return tokens, pooled
+        # The tower's causal mask is of its longest text only.
+        short = self.tower.context_length - inputs.shape[1]
+        pooled, tokens = self.tower(F.pad(inputs, (0, short), value=self.tower.pad_id))
+        return tokens[:, : inputs.shape[1]], pooled
 
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save(folder)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.open_clip import same
@@ -50,7 +51,9 @@ def main() -> None:
         for group in adamw.param_groups:
             group["lr"] = optim.lr * factor
         adamw.zero_grad()
-        loss = loss_of(*ddp(batch["image"], batch["text"]))
+        short = model.context_length - batch["text"].shape[1]
+        text = F.pad(batch["text"], (0, short), value=model.text.pad_id)
+        loss = loss_of(*ddp(batch["image"], text))
         loss.backward()
         adamw.step()
         with torch.no_grad():
