@@ -20,10 +20,17 @@ import torch
 from torch import Tensor
 
 from mmfm import distributed
+from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task
 from mmfm.train.deepspeed_config import Precision, deepspeed_config
-from mmfm.train.engine import plain_grad_norm, start_engine, zero_stale_gradients
+from mmfm.train.engine import (
+    loss_scale,
+    plain_grad_norm,
+    start_engine,
+    step_was_skipped,
+    zero_stale_gradients,
+)
 from mmfm.train.optim import OptimConfig
 from mmfm.train.schedule import lr_factor
 from mmfm.types import Batch, to_device
@@ -34,6 +41,7 @@ class TrainConfig:
     """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
     on when there is more than one micro-batch and an objective that compares all samples; false
     needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
+    `recompute_activations`: less memory for about a third more time, the same gradients.
     """
 
     max_steps: int = 1000
@@ -42,6 +50,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     grad_cache: Literal["auto"] | bool = "auto"
     micro_batch_negatives: bool = False
+    recompute_activations: bool = False
     save_every: int = 500
     keep_checkpoints: int = 2
     eval_every: int = 500
@@ -59,7 +68,8 @@ class TrainConfig:
 class StepResult:
     """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping;
     `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
-    before the step.
+    before the step. `skipped`: fp16 gradients overflowed, and nothing was changed but the scale of
+    the loss; `loss_scale` is that of the next step, None in other precisions.
     """
 
     loss: float
@@ -67,6 +77,8 @@ class StepResult:
     scalars: dict[str, float]
     grad_norm: float
     lr: float
+    skipped: bool = False
+    loss_scale: float | None = None
 
 
 class Trainer:
@@ -95,6 +107,8 @@ class Trainer:
         self.grad_cache = use_grad_cache(config, bool(task.cached), self.grad_accum_steps)
         self.config, self.optim, self.seed = config, optim, seed
         self.step_index = 0
+        if config.recompute_activations:
+            recompute_activations(task)
         self.engine = start_engine(
             task,
             optim,
@@ -241,7 +255,15 @@ class Trainer:
             for name, found in scalars.items()
             for key, value in found.items()
         }
-        return StepResult(loss, losses, values, grad_norm, lr)
+        return StepResult(
+            loss,
+            losses,
+            values,
+            grad_norm,
+            lr,
+            skipped=step_was_skipped(self.engine),
+            loss_scale=loss_scale(self.engine),
+        )
 
 
 def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:
