@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,9 @@ from torch import Tensor, nn
 from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
 from mmfm.masking import derive_seed, draw_mask, mix_ints
+from mmfm.masking import salt as _salt
 from mmfm.model import ENCODED, Model, ModelConfig
+from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
@@ -77,10 +78,6 @@ class Task(nn.Module):
         for name, (objective, _) in objectives.items():
             if "/" in name or "." in name:
                 raise ValueError(f"objectives.{name}: a name can't hold a dot or a slash")
-            if any(read.pairing != "own" for read in objective.reads):
-                raise ValueError(
-                    f"objectives.{name}: reads of mismatched samples can't be made yet"
-                )
             for modality, ratio in objective.masks.items():
                 if self.mask_ratios.setdefault(modality, ratio) != ratio:
                     raise ValueError(
@@ -163,6 +160,7 @@ class Task(nn.Module):
         features = self.features(batch, [read for o in active.values() for read in o.reads])
         output = Output()
         for name, objective in active.items():
+            self._reseed(batch, f"objective/{name}")
             if rows_only:
                 output.rows[name] = cached[name].rows(features, batch)
                 output.scalars[name] = cached[name].scalars()
@@ -200,12 +198,15 @@ class Task(nn.Module):
             wanted = {m for read in of_view for m in read.modalities}
             encoded = self._encode(batch, [m for m in self.model.encoders if m in wanted], view)
             for read in of_view:
-                # A step may lack every modality of a read; then there is nothing to fuse.
-                if read.fused and any(m in encoded.rows for m in read.modalities):
-                    self._reseed(batch, f"{view}/{'+'.join(read.modalities)}")
-                    found[read] = self.model.fuse(encoded, read.modalities)
-                else:
+                # A step may lack every modality of a read, or one side of a mismatched one; then
+                # there is nothing to fuse.
+                sides = (read.kept, read.replaced) if read.replaced else (read.modalities,)
+                if not read.fused or not all(encoded.has(side) for side in sides):
                     found[read] = encoded
+                    continue
+                self._reseed(batch, "/".join((view, *("+".join(side) for side in sides))))
+                parts = mismatched(encoded, batch, read) if read.replaced else encoded
+                found[read] = self.model.fuse(parts, read.modalities)
         return found
 
     def _encode(self, batch: Batch, modalities: list[str], view: View) -> Features:
@@ -346,7 +347,3 @@ def without(batch: Batch, modalities: Collection[str]) -> Batch:
     part = {key: value for key, value in batch.items() if key not in gone}
     rows = {m: value for m, value in batch["rows"].items() if m not in modalities}
     return {**part, "rows": rows}
-
-
-def _salt(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

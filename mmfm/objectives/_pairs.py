@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfm.model import Model
+from mmfm.negatives import having
 from mmfm.objectives.base import (
     CachedObjective,
     ObjectiveConfig,
@@ -131,11 +132,7 @@ def side(name: str, model: Model, setting: str = "pairs") -> Read:
 
 def present(read: Read, batch: Batch) -> Tensor:
     """[B] bool: the samples that have any of the side's modalities."""
-    found = torch.zeros(len(batch["sample_id"]), dtype=torch.bool, device=batch["group"].device)
-    for modality in read.modalities:
-        if modality in batch["rows"]:
-            found[batch["rows"][modality]] = True
-    return found
+    return having(batch["rows"], read.modalities, len(batch["sample_id"]))
 
 
 def embedding(features: Features, read: Read) -> tuple[Tensor, Tensor] | None:
