@@ -55,8 +55,8 @@ def main(
                 print(text)
             return 0
         start_process_group()
-        train(run, found)
-        if after is not None and distributed.is_main():
+        done = train(run, found)
+        if done and after is not None and distributed.is_main():
             after(run)
         return 0
     except (ValueError, OSError) as error:

@@ -12,7 +12,8 @@ import torch
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint
-from mmfm.config import dump, to_dict
+from mmfm.config import dump
+from mmfm.data.loading import WorkerDiedError
 from mmfm.data.pipeline import Pipeline
 from mmfm.data.quarantine import check_bad_share
 from mmfm.feature_caching import open_caches
@@ -24,6 +25,8 @@ from mmfm.train.log import RunLog, environment
 from mmfm.train.measure import Clock, metrics_row
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
+from mmfm.train.saving import Saver, check_keep_best
+from mmfm.train.signals import StopSignals
 from mmfm.train.trainer import StepResult, Trainer
 from mmfm.types import Batch
 
@@ -33,11 +36,14 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     if found is not None:
         check_resume(found, pipeline)
         state.load_weights(run.task, found)
+    checkpoint.check_writable(run.folder)
+    check_keep_best(run.recipe)
     build_evaluators(run.recipe, Predictor(run.task, run.label), open_manifests(run.recipe))
 
 
-def train(run: Run, found: Checkpoint | None) -> Predictor:
-    """Train to the end and return the trained model; collective, in a started process group.
+def train(run: Run, found: Checkpoint | None) -> bool:
+    """Train to the end, or to where a rank is asked to stop, and return whether it is the end;
+    collective, in a started process group.
 
     `check` has passed, and has put the checkpoint's weights into the task.
     """
@@ -68,7 +74,8 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
         seed=recipe.run.seed,
         deepspeed=recipe.deepspeed,
     )
-    steps = _together(iter(pipeline))
+    stop = StopSignals(tell=distributed.is_main())
+    steps = _together(iter(pipeline), stop)
     if found is not None:
         if found.step < recipe.train.max_steps:
             steps = restored(trainer, found, steps)
@@ -79,12 +86,14 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         _tell_start(run, found, evaluation, log)
-        _steps(run, trainer, pipeline, steps, evaluation, log)
+        saver = Saver(run, trainer, pipeline, None if found is None else found.step)
+        with stop:
+            done = _steps(run, trainer, pipeline, steps, evaluation, saver, log)
     finally:
         log.close()
     if distributed.is_main():
         report.write(run.folder)
-    return predictor
+    return done
 
 
 def _start_folder(run: Run) -> None:
@@ -112,9 +121,12 @@ def _steps(
     pipeline: Pipeline,
     steps: Iterator[list[Batch]],
     evaluation: Evaluation,
+    saver: Saver,
     log: RunLog,
-) -> None:
-    """The steps that are left, with logging, evaluation and checkpoints."""
+) -> bool:
+    """The steps that are left, with logging, evaluation and checkpoints; False where a rank was
+    asked to stop before the last one.
+    """
     config = run.recipe.train
     clock = Clock(run.recipe.data.global_batch_size)
     clock.peak_flops = peak_flops(
@@ -122,7 +134,12 @@ def _steps(
     )
     while trainer.step_index < config.max_steps:
         clock.start()
-        micro_batches = next(steps)
+        micro_batches = next(steps, None)
+        if micro_batches is None:
+            saver.save()
+            log.event("stop", step=trainer.step_index)
+            log.say(f"stopped after step {trainer.step_index}; the same command goes on from there")
+            return False
         clock.data_is_there()
         with FlopCounter(run.task) if not clock.flops_a_step else nullcontext() as counter:
             result = trainer.step(micro_batches)
@@ -136,23 +153,29 @@ def _steps(
         if logs:
             log.train(metrics_row(step, pipeline, result, micro_batches, clock, config.max_steps))
         if last or step % config.eval_every == 0:
-            evaluation.run(step)
+            saver.keep_best(evaluation.run(step))
         if saves:
-            save(run, trainer, pipeline, step)
+            saver.save()
+    return True
 
 
-def _together(steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-    """The steps' micro-batches. Where one rank has none, all ranks raise its error; collective."""
+def _together(steps: Iterator[list[Batch]], stop: StopSignals) -> Iterator[list[Batch]]:
+    """The steps' micro-batches, until one rank is asked to stop. Where one rank has none, all ranks
+    raise its error; collective.
+    """
     while True:
-        found, problem = None, None
+        found, problem, asked = None, None, stop.asked
         try:
-            found = next(steps)
-        except (ValueError, OSError) as error:
+            found = None if asked else next(steps)
+        except (ValueError, OSError, WorkerDiedError) as error:
             problem = str(error)
-        failed = torch.tensor(float(found is None), device=distributed.device())
-        if distributed.all_reduce_sum(failed).item():
+        flags = torch.tensor([problem is not None, asked], device=distributed.device()).double()
+        failed, stopped = distributed.all_reduce_sum(flags).tolist()
+        if failed:
             told = [p for p in distributed.all_gather_object(problem) if p is not None]
             raise ValueError(told[0])
+        if stopped:
+            return
         assert found is not None
         yield found
 
@@ -173,38 +196,3 @@ def _check(result: StepResult, step: int, pipeline: Pipeline) -> None:
     )
     bad, read = (sum(column) for column in zip(*counts, strict=True))
     check_bad_share(bad, read, pipeline.config.max_bad_share)
-
-
-def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
-    """Write the checkpoint of `step`, then delete those beyond ``train.keep_checkpoints``;
-    collective.
-    """
-
-    def files(folder: Path) -> None:
-        (folder / "config.yaml").write_text(dump(run.recipe), encoding="utf-8")
-        preprocessing = {
-            "specs": run.task.specs,
-            "transforms": to_dict(run.recipe.data)["transforms"],
-            "label": run.label,
-        }
-        (folder / "preprocessing.json").write_text(
-            json.dumps(preprocessing, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
-        run.task.model.save_assets(folder / "assets")
-
-    checkpoint.write(
-        run.checkpoints,
-        step,
-        pipeline.samples_seen,
-        {
-            "model": state.weights_part(trainer.engine),
-            "optimizer": state.optimizer_part(trainer.engine),
-        },
-        files,
-        {
-            "fingerprint": pipeline.order.fingerprint,
-            "optimizer_scalars": state.optimizer_scalars(trainer.engine),
-        },
-    )
-    if distributed.is_main():
-        checkpoint.prune(run.checkpoints, run.recipe.train.keep_checkpoints)

@@ -30,6 +30,15 @@ from mmfm.types import Batch, to_device
 
 
 @dataclass(kw_only=True)
+class KeepBest:
+    """The score by which the best checkpoint is kept: of which of ``eval.tasks``, which metric."""
+
+    task: str
+    metric: str
+    mode: Literal["max", "min"] = "max"
+
+
+@dataclass(kw_only=True)
 class TrainConfig:
     """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
     on when there is more than one micro-batch and an objective that compares all samples; false
@@ -44,6 +53,7 @@ class TrainConfig:
     micro_batch_negatives: bool = False
     save_every: int = 500
     keep_checkpoints: int = 2
+    keep_best: KeepBest | None = None
     eval_every: int = 500
     log_every: int = 1
 
