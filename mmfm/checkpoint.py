@@ -145,7 +145,7 @@ def write(
                 for p in files
             },
         }
-        write_text(hidden / "manifest.json", json.dumps(manifest, indent=1))
+        write_json(hidden / "manifest.json", manifest)
         for file in files:
             _sync(file)
         old = folder / f".{final.name}.old"
@@ -276,6 +276,10 @@ def write_text(path: Path, text: str) -> None:
     hidden.write_text(text + "\n", encoding="utf-8")
     _sync(hidden)
     hidden.rename(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 
 def _sync(path: Path) -> None:

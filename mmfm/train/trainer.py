@@ -13,7 +13,7 @@ is scaled by their number.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -22,8 +22,11 @@ from torch import Tensor
 from mmfm import distributed
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task
+from mmfm.train.alarms import AlarmConfig
 from mmfm.train.deepspeed_config import Precision, deepspeed_config
 from mmfm.train.engine import plain_grad_norm, start_engine, zero_stale_gradients
+from mmfm.train.gradients import squared_norms
+from mmfm.train.nonfinite import raise_nonfinite
 from mmfm.train.optim import OptimConfig
 from mmfm.train.schedule import lr_factor
 from mmfm.types import Batch, to_device
@@ -43,6 +46,8 @@ class TrainConfig:
     """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
     on when there is more than one micro-batch and an objective that compares all samples; false
     needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
+    `log_norms`: gradient norms and sizes of activations by part in metrics.jsonl. `stall_s`: a run
+    that stands still for so many seconds tells where, and ends after as many again (0: never).
     """
 
     max_steps: int = 1000
@@ -56,19 +61,24 @@ class TrainConfig:
     keep_best: KeepBest | None = None
     eval_every: int = 500
     log_every: int = 1
+    log_norms: bool = False
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    stall_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "save_every", "eval_every", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.stall_s < 0:
+            raise ValueError(f"stall_s = {self.stall_s} must not be negative")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size = {self.micro_batch_size} must be at least 1")
 
 
 @dataclass
 class StepResult:
-    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping;
-    `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
+    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping,
+    `grad_norms` are its parts (see `part_of`); `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
     before the step.
     """
 
@@ -76,6 +86,7 @@ class StepResult:
     losses: dict[str, float]
     scalars: dict[str, float]
     grad_norm: float
+    grad_norms: dict[str, float]
     lr: float
 
 
@@ -152,10 +163,13 @@ class Trainer:
                 sums[name] += float(total.detach())
             if i == len(batches) - 1:
                 plain_norm = plain_grad_norm(self.engine)
+                losses, norms = self._reduced(sums, counts)
+                if not all(map(math.isfinite, [*losses.values(), *norms.values()])):
+                    raise_nonfinite(self.engine, self.step_index + 1, batches, gradients, losses)
             self.engine.step()
         self.step_index += 1
         grad_norm = self.engine.get_global_grad_norm() if plain_norm is None else plain_norm
-        return self._result(sums, counts, scalars, float(grad_norm), lr)
+        return self._result(losses, norms, scalars, float(grad_norm), lr)
 
     def _cache(
         self,
@@ -231,27 +245,36 @@ class Trainer:
             group["lr"] = lr
         return lr
 
+    def _reduced(
+        self, sums: dict[str, float], counts: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """The losses, and the gradient norm of each part of the task, over all ranks."""
+        squares = squared_norms(self.engine)
+        mine = [*sums.values(), *squares.values()]
+        totals = torch.tensor(mine, dtype=torch.float64, device=self.engine.device)
+        found = distributed.all_reduce_sum(totals).tolist()
+        losses = {
+            name: total / max(1.0, float(counts[name]))
+            for name, total in zip(sums, found[: len(sums)], strict=True)
+        }
+        norms = [math.sqrt(square) for square in found[len(sums) :]]
+        return losses, dict(zip(squares, norms, strict=True))
+
     def _result(
         self,
-        sums: dict[str, float],
-        counts: dict[str, Tensor],
+        losses: dict[str, float],
+        norms: dict[str, float],
         scalars: StepRows,
         grad_norm: float,
         lr: float,
     ) -> StepResult:
-        totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.engine.device)
-        distributed.all_reduce_sum(totals)
-        losses = {
-            name: total / max(1.0, float(counts[name]))
-            for name, total in zip(sums, totals.tolist(), strict=True)
-        }
         loss = math.fsum(self.task.weights[n.split("/")[0]] * v for n, v in losses.items())
         values = {
             f"{name}/{key}": float(value.detach())
             for name, found in scalars.items()
             for key, value in found.items()
         }
-        return StepResult(loss, losses, values, grad_norm, lr)
+        return StepResult(loss, losses, values, grad_norm, norms, lr)
 
 
 def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:
