@@ -25,7 +25,7 @@ from tests.tiny_runs import TINY, manifest, on, pretrain, training
 OBJECTIVES = ("contrastive", "masked_text", "masked_image", "masked_audio")
 FIELDS = {
     *("step", "samples_seen", "split", "loss", "logit_scale", "batch_hash", "lr", "grad_norm"),
-    *("samples_per_s", "data_wait"),
+    *("samples_per_s", "tokens_per_s", "data_wait", "memory_gb"),
     *(f"{name}_loss" for name in OBJECTIVES),
 }
 FILES = {
