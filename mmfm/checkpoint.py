@@ -291,10 +291,10 @@ def _sync(path: Path) -> None:
 
 
 def _find(path: Path) -> Path:
+    if path.name == "best" and (top := best(path.parent)) is not None:
+        path = path.with_name(top["checkpoint"])
     if (path / "manifest.json").is_file():
         return path.resolve()
-    if path.name == "best" and (top := best(path.parent)) is not None:
-        return (path.parent / top["checkpoint"]).resolve()
     if path.name == "latest" and path.is_file():
         path = path.parent
     for folder in (path / "checkpoints", path):

@@ -34,7 +34,8 @@ def end_with_parent() -> None:
     others don't reach it.
     """
     parent = multiprocessing.parent_process()
-    assert parent is not None and parent.pid is not None
+    assert parent is not None
+    assert parent.pid is not None
     sentinel, pid = parent.sentinel, parent.pid
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
 

@@ -55,7 +55,7 @@ def raise_nonfinite(
         ]
         found = [part for part in parts if part]
     mine = {"rank": distributed.rank(), "weights": weights, "gradients": named, "found": found}
-    report = {
+    report: dict[str, Any] = {
         "step": step,
         "losses": {k: v if math.isfinite(v) else str(v) for k, v in losses.items()},
         "ranks": distributed.all_gather_object(mine),

@@ -74,7 +74,7 @@ class Steps:
         result, sizes = self._train(micro_batches, watch=logs and config.log_norms)
         self.clock.step_is_done(count_tokens(self.of.task.model, micro_batches))
         for alarm in self.alarms.look(result.loss, result.scalars):
-            self.log.event("alarm", step=step, alarm=alarm.kind, name=alarm.name)
+            self.log.event("alarm", step=step, alarm=alarm.kind, of=alarm.name)
             self.log.say(f"step {step}  alarm: {alarm.text}")
         if logs or saves:
             self._check_data()

@@ -78,8 +78,8 @@ class TrainConfig:
 @dataclass
 class StepResult:
     """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping,
-    `grad_norms` are its parts (see `part_of`); `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
-    before the step.
+    `grad_norms` those of its parts (see `part_of`); `scalars` are values of the objectives' own
+    parameters, such as ``contrastive/logit_scale``, before the step.
     """
 
     loss: float

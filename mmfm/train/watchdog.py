@@ -4,9 +4,9 @@
         watchdog.step = …  # at every step
 
 When a rank has begun no step and no collective for `stall_s`, it writes the stacks of its threads
-to ``stall-rank<k>.txt`` and where it stands to ``stall-rank<k>.json`` in the run's folder. The first
-rank that can compares them, without any collective, and tells. Where nothing moves for as long
-again, the processes end with code 3.
+to ``stall-rank<k>.txt`` and where it stands to ``stall-rank<k>.json`` in the run's folder. The
+first rank that can compares them, without any collective, and tells. Where nothing moves for as
+long again, the processes end with code 3.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What the ranks of one launch see of gradients, activations, broken numbers, a full disk and a rank
-that sleeps; see test_health.py.
+"""What the ranks of one launch see of gradients, activations, broken numbers, a full disk and a
+rank that sleeps; see test_health.py.
 
     deepspeed --num_gpus 2 --module tests.train.health_worker TOKENIZER OUT
 """

@@ -28,7 +28,7 @@ NOISY = [2.0 + 0.1 * (-1) ** i for i in range(30)]
 def test_a_spike_is_told_once() -> None:
     alarms = Alarms(AlarmConfig(), task())
     assert not any(looked(alarms, NOISY))
-    assert looked(alarms, [2.4, 2.7, 5.0, 2.0]) == [[], ["loss_spike"], [], []]
+    assert looked(alarms, [2.4, 4.0, 9.0, 2.0]) == [[], ["loss_spike"], [], []]
     assert looked(alarms, [20.0]) == [["loss_spike"]]
 
 

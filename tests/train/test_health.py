@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from mmfm.train.engine import end_process_group, start_process_group
-from mmfm.train.gradients import local_gradients, squared_norms
 from mmfm.train.nonfinite import NonFiniteError
 from mmfm.train.trainer import Trainer
 from tests import tiny
@@ -152,15 +151,16 @@ def failing(one: Trainer, parts: int = 2) -> NonFiniteError:
     with pytest.raises(NonFiniteError) as caught:
         one.step(batches(0, parts))
     for name, parameter in one.task.named_parameters():
-        assert torch.equal(before[name], parameter, ), name  # not one step was taken
+        assert torch.equal(
+            before[name],
+            parameter,
+        ), name  # not one step was taken
     one.engine.destroy()
     return caught.value
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-def test_a_module_that_breaks_is_named_with_its_samples(
-    group, tokenizer: str, stage: int
-) -> None:
+def test_a_module_that_breaks_is_named_with_its_samples(group, tokenizer: str, stage: int) -> None:
     one = trainer(tokenizer, stage, 2)
 
     def spoil(module, args, output):

@@ -231,9 +231,10 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_bit_for_bit(
     step = max(training(run))
     assert 4 <= step < 8
     assert (run / "checkpoints/latest").read_text().strip() == f"step_{step:08d}"
-    assert f"stopped after step {step}; the same command goes on from there" in (
-        run / "log.txt"
-    ).read_text()
+    assert (
+        f"stopped after step {step}; the same command goes on from there"
+        in (run / "log.txt").read_text()
+    )
     if send is to_one_rank:
         assert process.returncode == 0
 
