@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -66,7 +67,8 @@ class StopSignals:
                     if self.tell:
                         name = signal.Signals(number).name
                         told = f"{name}: stops after this step; a second one ends at once"
-                        print(told, file=sys.stderr, flush=True)
+                        with suppress(OSError):  # nobody may be left to read it
+                            print(told, file=sys.stderr, flush=True)
 
 
 def peer_is_gone() -> bool:

@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -61,14 +62,15 @@ class Watchdog:
             if at != seen:
                 if told:
                     self._mine.unlink(missing_ok=True)
-                    self._say("moves on")
+                    _say(f"rank {self._rank}: moves on")
                 seen, since, told = at, now, False
             elif now - since > 2 * self.stall_s:
-                self._say("still nothing moves: ends with code 3")
+                _say(f"rank {self._rank}: still nothing moves: ends with code 3")
                 os._exit(STALLED)
             elif now - since > self.stall_s and not told:
                 told = True
-                self._tell()
+                with suppress(OSError):  # a full disk, say
+                    self._tell()
 
     def _tell(self) -> None:
         """Write where this rank stands; the lowest rank that has done so tells of all."""
@@ -81,11 +83,9 @@ class Watchdog:
                 return
         if min(found) == self._rank:
             told = compare(found, self._ranks)
-            print(
+            _say(
                 f"step {self.step + 1} stands still for {self.stall_s:g} s: {told}; stall-rank*.txt"
-                f" in {self.folder} show every stack",
-                file=sys.stderr,
-                flush=True,
+                f" in {self.folder} show every stack"
             )
 
     def _found(self) -> dict[int, dict[str, Any]]:
@@ -96,8 +96,10 @@ class Watchdog:
                 found[rank] = json.loads(path.read_text())
         return found
 
-    def _say(self, text: str) -> None:
-        print(f"rank {self._rank}: {text}", file=sys.stderr, flush=True)
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # nobody may be left to read it
+        print(text, file=sys.stderr, flush=True)
 
 
 def where_it_stands(step: int) -> dict[str, Any]:
