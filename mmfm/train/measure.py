@@ -83,11 +83,13 @@ def metrics_row(
         row.setdefault(name.split("/")[-1], value)
     mine = (clock.tokens_per_s, peak_memory())
     tokens, memory = zip(*distributed.all_gather_object(mine), strict=True)
+    if result.loss_scale is not None:
+        row |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
     return {
         **row,
         "batch_hash": batch_hash(micro_batches),
         "lr": result.lr,
-        "grad_norm": result.grad_norm,
+        "grad_norm": None if result.skipped else result.grad_norm,
         "samples_per_s": clock.samples_per_s,
         "tokens_per_s": sum(tokens),
         "data_wait": clock.data_wait,

@@ -88,8 +88,13 @@ def restored(
     again.
     """
     first = next(steps)
-    trainer.step(first, lr=0.0)
-    state.restore_optimizer(trainer.engine, found)
+    if found.manifest["optimizer_scalars"]:  # none where every step so far was left out
+        if trainer.config.precision == "fp16":  # a step that overflows makes no state
+            state.set_loss_scaler(trainer.engine, {"cur_scale": 1.0})
+        trainer.step(first, lr=0.0)
+        state.restore_optimizer(trainer.engine, found)
+    state.restore_full_weights(trainer.engine, found)
+    state.set_loss_scaler(trainer.engine, found.manifest["loss_scaler"])
 
     def again() -> Iterator[list[Batch]]:
         yield first

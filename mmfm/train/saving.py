@@ -58,6 +58,7 @@ class Saver:
                 {
                     "fingerprint": self.pipeline.order.fingerprint,
                     "optimizer_scalars": state.optimizer_scalars(self.trainer.engine),
+                    "loss_scaler": state.loss_scaler_state(self.trainer.engine),
                 },
             )
             self.saved = step

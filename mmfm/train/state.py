@@ -7,7 +7,7 @@ rate 0, which makes it; see `restore_optimizer`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import deepspeed
@@ -95,7 +95,7 @@ def optimizer_scalars(engine: Any) -> dict[str, float]:
 
 
 def restore_optimizer(engine: Any, checkpoint: Checkpoint) -> None:
-    """Set the optimiser's state, and the fp32 weights behind bf16 ones, from `checkpoint`.
+    """Set the optimiser's state from `checkpoint`.
 
     The engine must have taken a step (with learning rate 0), so that the state exists.
     CheckpointError where the checkpoint has another optimiser's state.
@@ -113,14 +113,35 @@ def restore_optimizer(engine: Any, checkpoint: Checkpoint) -> None:
     for name, parameter in named.items():
         for key in keys:
             _set_state(engine, parameter, key, found[f"{name}/{key}"])
-    if engine.bfloat16_enabled():
-        weights = checkpoint.tensors("model")
-        for name, parameter in named.items():
-            _set_weight(parameter, weights[name])
     for state in _states(engine):
         for key, value in checkpoint.manifest["optimizer_scalars"].items():
             old = state[key]
             state[key] = old.fill_(value) if isinstance(old, Tensor) else type(old)(value)
+
+
+def restore_full_weights(engine: Any, checkpoint: Checkpoint) -> None:
+    """Set the fp32 weights behind bf16 or fp16 ones; those were loaded before the engine began."""
+    if engine.bfloat16_enabled() or engine.fp16_enabled():
+        weights = checkpoint.tensors("model")
+        for name, parameter in engine.module.named_parameters():
+            if parameter.requires_grad:
+                _set_weight(parameter, weights[name])
+
+
+LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def loss_scaler_state(engine: Any) -> dict[str, float]:
+    """What decides fp16's scale of the loss; empty in other precisions."""
+    if not engine.fp16_enabled():
+        return {}
+    return {key: getattr(engine.optimizer.loss_scaler, key) for key in LOSS_SCALER}
+
+
+def set_loss_scaler(engine: Any, state: Mapping[str, float]) -> None:
+    """Set (some of) what `loss_scaler_state` gave."""
+    for key, value in state.items():
+        setattr(engine.optimizer.loss_scaler, key, value)
 
 
 def _full_weight(parameter: nn.Parameter) -> Tensor:

@@ -107,8 +107,10 @@ class Steps:
             self.clock.flops_a_step = counter.flops
         if norms is None:
             return result, {}
-        sizes = {f"grad_norm/{part}": norm for part, norm in result.grad_norms.items()}
-        return result, sizes | {f"rms/{m}": size for m, size in norms.collect().items()}
+        sizes = {f"rms/{m}": size for m, size in norms.collect().items()}
+        if not result.skipped:
+            sizes |= {f"grad_norm/{part}": norm for part, norm in result.grad_norms.items()}
+        return result, sizes
 
     def _stop(self) -> None:
         step = self.trainer.step_index

@@ -20,11 +20,18 @@ import torch
 from torch import Tensor
 
 from mmfm import distributed
+from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task
 from mmfm.train.alarms import AlarmConfig
 from mmfm.train.deepspeed_config import Precision, deepspeed_config
-from mmfm.train.engine import plain_grad_norm, start_engine, zero_stale_gradients
+from mmfm.train.engine import (
+    loss_scale,
+    plain_grad_norm,
+    start_engine,
+    step_was_skipped,
+    zero_stale_gradients,
+)
 from mmfm.train.gradients import squared_norms
 from mmfm.train.nonfinite import raise_nonfinite
 from mmfm.train.optim import OptimConfig
@@ -48,6 +55,7 @@ class TrainConfig:
     needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
     `log_norms`: gradient norms and sizes of activations by part in metrics.jsonl. `stall_s`: a run
     that stands still for so many seconds tells where, and ends after as many again (0: never).
+    `recompute_activations`: less memory for about a third more time, the same gradients.
     """
 
     max_steps: int = 1000
@@ -56,6 +64,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     grad_cache: Literal["auto"] | bool = "auto"
     micro_batch_negatives: bool = False
+    recompute_activations: bool = False
     save_every: int = 500
     keep_checkpoints: int = 2
     keep_best: KeepBest | None = None
@@ -79,7 +88,9 @@ class TrainConfig:
 class StepResult:
     """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping,
     `grad_norms` those of its parts (see `part_of`); `scalars` are values of the objectives' own
-    parameters, such as ``contrastive/logit_scale``, before the step.
+    parameters, such as ``contrastive/logit_scale``, before the step. `skipped`: fp16 gradients
+    overflowed, and nothing was changed but the scale of the loss; `loss_scale` is that of the next
+    step, None in other precisions.
     """
 
     loss: float
@@ -88,6 +99,8 @@ class StepResult:
     grad_norm: float
     grad_norms: dict[str, float]
     lr: float
+    skipped: bool = False
+    loss_scale: float | None = None
 
 
 class Trainer:
@@ -116,6 +129,8 @@ class Trainer:
         self.grad_cache = use_grad_cache(config, bool(task.cached), self.grad_accum_steps)
         self.config, self.optim, self.seed = config, optim, seed
         self.step_index = 0
+        if config.recompute_activations:
+            recompute_activations(task)
         self.engine = start_engine(
             task,
             optim,
@@ -164,7 +179,8 @@ class Trainer:
             if i == len(batches) - 1:
                 plain_norm = plain_grad_norm(self.engine)
                 losses, norms = self._reduced(sums, counts)
-                if not all(map(math.isfinite, [*losses.values(), *norms.values()])):
+                checked = losses if self.engine.fp16_enabled() else losses | norms
+                if not all(map(math.isfinite, checked.values())):
                     raise_nonfinite(self.engine, self.step_index + 1, batches, gradients, losses)
             self.engine.step()
         self.step_index += 1
@@ -248,7 +264,10 @@ class Trainer:
     def _reduced(
         self, sums: dict[str, float], counts: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, float]]:
-        """The losses, and the gradient norm of each part of the task, over all ranks."""
+        """The losses, and the gradient norm of each part of the task, over all ranks.
+
+        fp16 gradients may overflow: DeepSpeed then skips the step.
+        """
         squares = squared_norms(self.engine)
         mine = [*sums.values(), *squares.values()]
         totals = torch.tensor(mine, dtype=torch.float64, device=self.engine.device)
@@ -257,7 +276,8 @@ class Trainer:
             name: total / max(1.0, float(counts[name]))
             for name, total in zip(sums, found[: len(sums)], strict=True)
         }
-        norms = [math.sqrt(square) for square in found[len(sums) :]]
+        scale = loss_scale(self.engine) or 1.0
+        norms = [math.sqrt(square) / scale for square in found[len(sums) :]]
         return losses, dict(zip(squares, norms, strict=True))
 
     def _result(
@@ -274,7 +294,16 @@ class Trainer:
             for name, found in scalars.items()
             for key, value in found.items()
         }
-        return StepResult(loss, losses, values, grad_norm, norms, lr)
+        return StepResult(
+            loss,
+            losses,
+            values,
+            grad_norm,
+            norms,
+            lr,
+            skipped=step_was_skipped(self.engine),
+            loss_scale=loss_scale(self.engine),
+        )
 
 
 def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mmfm.train.engine import end_process_group, start_process_group
 from mmfm.train.nonfinite import NonFiniteError
 from mmfm.train.trainer import Trainer
 from tests import tiny
 from tests.launch import deepspeed
 from tests.train.health_worker import CASES, batches, full_disk, norms, trainer
-
-
-@pytest.fixture(scope="module")
-def group():
-    before = dict(os.environ)
-    start_process_group()
-    yield
-    end_process_group()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")
