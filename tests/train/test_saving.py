@@ -99,5 +99,5 @@ def test_a_task_that_isn_t_there() -> None:
         return SimpleNamespace(train=train, eval=SimpleNamespace(tasks={"names": None}))
 
     check_keep_best(recipe("names"))
-    with pytest.raises(ConfigError, match="task = 'name' is none of eval.tasks; did you mean"):
+    with pytest.raises(ConfigError, match=r"task = 'name' is none of eval.tasks; did you mean"):
         check_keep_best(recipe("name"))
