@@ -11,7 +11,7 @@ from mmfm.config import dump, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.predictor import Predictor
-from mmfm.train import report, state
+from mmfm.train import report
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
 from mmfm.train.log import RunLog, environment
 from mmfm.train.resume import check_resume, restored
@@ -21,13 +21,14 @@ from mmfm.train.signals import StopSignals
 from mmfm.train.steps import Steps, together
 from mmfm.train.trackers import find_trackers
 from mmfm.train.trainer import Trainer
+from mmfm.weights import load_task
 
 
 def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     """All that can be checked before the start; puts the checkpoint's weights into the task."""
     if found is not None:
         check_resume(found, pipeline)
-        state.load_weights(run.task, found)
+        load_task(run.task, found)
     checkpoint.check_writable(run.folder)
     check_keep_best(run.recipe)
     find_trackers(run.recipe.run.trackers)
@@ -54,7 +55,7 @@ def train(run: Run, found: Checkpoint | None) -> bool:
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
         cache=caches,
-        raw=list(run.task.mask_ratios),
+        raw=run.task.raw,
         quarantine=run.folder / "quarantine.jsonl",
     )
     if run.begin is not None and found is None:
