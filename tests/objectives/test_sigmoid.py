@@ -123,6 +123,13 @@ def test_no_tensor_is_larger_than_a_chunk_against_all(chunk: int, most: int) -> 
     assert largest.numel == most
 
 
+def test_no_logits_are_kept_for_the_backward() -> None:
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()), lambda x: x):
+        ours(inputs(n=64, width=2), torch.arange(64), chunk=4)
+    assert max(kept, default=0) <= 64 * 2
+
+
 def test_no_rows_at_all() -> None:
     empty = torch.zeros(0, 8, requires_grad=True)
     none = torch.zeros(0, dtype=torch.int64)
