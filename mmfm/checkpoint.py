@@ -9,7 +9,8 @@
       optimizer-*.safetensors  the optimiser's state by ``parameter/key``
 
 Every rank writes its part of the tensors into a hidden folder, which is renamed when all is there;
-the file ``latest`` beside it moves after that. Nothing is ever unpickled.
+the file ``latest`` beside it moves after that. ``best`` names the one with the best score of an
+evaluation, and the score. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -118,21 +121,18 @@ def write(
 
     `tensors`: kind ▶ this rank's part of the named tensors. `write_files` adds config, assets and
     the like, on rank 0. `extra` goes into the manifest. An existing checkpoint of the step is
-    replaced.
+    replaced. CheckpointError on every rank where one of them can't write: nothing of this
+    checkpoint is left then, and the others are untouched.
     """
-    final = folder / f"step_{step:08d}"
+    final = folder / _name(step)
     hidden = folder / f".{final.name}.partial"
-    if distributed.is_main():
+    rank, ranks = distributed.rank(), distributed.world_size()
+
+    def begin() -> None:
         shutil.rmtree(hidden, ignore_errors=True)
         hidden.mkdir(parents=True)
-    distributed.barrier()
-    rank, ranks = distributed.rank(), distributed.world_size()
-    for kind, named in tensors.items():
-        part = {name: tensor.contiguous() for name, tensor in named}
-        if part:
-            save_file(part, hidden / f"{kind}-{rank + 1:05d}-of-{ranks:05d}.safetensors")
-    distributed.barrier()
-    if distributed.is_main():
+
+    def finish() -> None:
         write_files(hidden)
         files = sorted(p for p in hidden.rglob("*") if p.is_file())
         manifest = {
@@ -145,26 +145,102 @@ def write(
                 for p in files
             },
         }
-        write_text(hidden / "manifest.json", json.dumps(manifest, indent=1))
+        write_json(hidden / "manifest.json", manifest)
         for file in files:
             _sync(file)
+        old = folder / f".{final.name}.old"
         if final.exists():
-            shutil.rmtree(final)
+            shutil.rmtree(old, ignore_errors=True)
+            final.rename(old)
         hidden.rename(final)
         _sync(folder)
         write_text(folder / "latest", final.name)
-    distributed.barrier()
+        shutil.rmtree(old, ignore_errors=True)
+
+    _agree(_problem(begin) if distributed.is_main() else None, hidden)
+    problem = None
+    for kind, named in tensors.items():
+        # Taken whole also after a problem: the tensors are gathered from all ranks.
+        part = {name: tensor.contiguous() for name, tensor in named}
+        path = hidden / f"{kind}-{rank + 1:05d}-of-{ranks:05d}.safetensors"
+        if part and problem is None:
+            problem = _problem(partial(_write_part, part, path))
+    _agree(problem, hidden)
+    _agree(_problem(finish) if distributed.is_main() else None, hidden)
     return final
+
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def _write_part(part: dict[str, Tensor], path: Path) -> None:
+    save_file(part, path)
+    _sync(path)  # here, as another machine can't flush what this one has in memory
+
+
+def _problem(work: Callable[[], None]) -> str | None:
+    """What went wrong with the disk in `work`, if anything did."""
+    try:
+        work()
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    return None
+
+
+def _agree(problem: str | None, hidden: Path) -> None:
+    """Where one rank has a problem, clean up and raise it on all of them; collective."""
+    told = distributed.all_gather_object(problem)
+    for rank, found in enumerate(told):
+        if found is not None:
+            if distributed.is_main():
+                shutil.rmtree(hidden, ignore_errors=True)
+            raise CheckpointError(
+                f"a checkpoint can't be written to {hidden.parent} (rank {rank}: {found}); older "
+                "ones are untouched: make room there, and the same command goes on from the newest"
+            )
+
+
+def check_writable(folder: Path) -> None:
+    """CheckpointError where nothing can be written to `folder`, or it can't be made; leaves no
+    trace.
+    """
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise CheckpointError(f"nothing can be written to {folder}: {error}") from None
+
+
+def mark_best(folder: Path, step: int, score: Mapping[str, Any]) -> None:
+    """Let ``best`` name the checkpoint of `step`, with the `score` for which it is."""
+    write_text(folder / "best", json.dumps({"checkpoint": _name(step), **score}))
+
+
+def best(folder: Path) -> dict[str, Any] | None:
+    """What ``best`` says: ``checkpoint``, its folder's name, and the score; None where it names no
+    whole checkpoint.
+    """
+    marker = folder / "best"
+    if not marker.is_file():
+        return None
+    told = json.loads(marker.read_text(encoding="utf-8"))
+    assert isinstance(told, dict)
+    return told if (folder / told["checkpoint"] / "manifest.json").is_file() else None
 
 
 def prune(folder: Path, keep: int) -> None:
     """Delete all but the `keep` newest whole checkpoints below `folder`.
 
-    The one that ``latest`` names stays, also where a run that went back left higher numbers.
+    Those that ``best`` and ``latest`` name stay, the latter also where a run that went back left
+    higher numbers.
     """
     whole = sorted(p for p in folder.glob("step_*") if (p / "manifest.json").is_file())
+    top = best(folder)
+    stay = {latest(folder), None if top is None else folder / top["checkpoint"]}
     for old in whole[:-keep]:
-        if old != latest(folder):
+        if old not in stay:
             shutil.rmtree(old)
 
 
@@ -202,6 +278,10 @@ def write_text(path: Path, text: str) -> None:
     hidden.rename(path)
 
 
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False))
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -211,6 +291,8 @@ def _sync(path: Path) -> None:
 
 
 def _find(path: Path) -> Path:
+    if path.name == "best" and (top := best(path.parent)) is not None:
+        path = path.with_name(top["checkpoint"])
     if (path / "manifest.json").is_file():
         return path.resolve()
     if path.name == "latest" and path.is_file():

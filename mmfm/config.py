@@ -108,7 +108,7 @@ def from_dict(cls: type[T], raw: Mapping[str, Any], path: str = "") -> T:
     hints = get_type_hints(cls, include_extras=True)
     for key in raw:
         if key not in fields:
-            raise ConfigError(f"unknown key {_join(path, str(key))}{_nearest(str(key), fields)}")
+            raise ConfigError(f"unknown key {_join(path, str(key))}{nearest(str(key), fields)}")
     values = {k: _convert(v, hints[k], _join(path, k)) for k, v in raw.items()}
     for name, field in fields.items():
         required = (
@@ -154,7 +154,7 @@ def component(raw: Mapping[str, Any], marker: Component, path: str = "") -> Any:
     module_name = kind if "." in kind else f"{marker.package}.{kind}"
     if not _importable(module_name):
         raise ConfigError(
-            f"{path}.type: no module {kind!r}{_nearest(kind, _modules(marker.package))}"
+            f"{path}.type: no module {kind!r}{nearest(kind, _modules(marker.package))}"
         )
     module = importlib.import_module(module_name)
     cls = getattr(module, "Config", None)
@@ -235,7 +235,10 @@ def _join(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
-def _nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str]) -> str:
+    """The end of a message about an unknown `name`: what was meant, perhaps, and all that is
+    valid.
+    """
     valid = list(valid)
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ";"

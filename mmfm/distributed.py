@@ -7,14 +7,44 @@ suites start it here from the launcher's environment variables (``RANK``, ``WORL
 
 from __future__ import annotations
 
+import functools
 import os
-from typing import Any, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+P = ParamSpec("P")
+
+
+@dataclass
+class Place:
+    """How many of the collectives below this rank has begun, and which one it is in."""
+
+    begun: int = 0
+    name: str | None = None
+
+
+place = Place()
+
+
+def _collective(function: Callable[P, T]) -> Callable[P, T]:
+    """Keeps `place`, for whoever wants to know where a rank stands."""
+
+    @functools.wraps(function)
+    def counted(*args: P.args, **kwargs: P.kwargs) -> T:
+        place.begun += 1
+        place.name = function.__name__
+        try:
+            return function(*args, **kwargs)
+        finally:
+            place.name = None
+
+    return counted
 
 
 def init() -> None:
@@ -61,11 +91,13 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+@_collective
 def barrier() -> None:
     if world_size() > 1:
         dist.barrier()
 
 
+@_collective
 def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of `x` over all ranks, in place, without gradient."""
     if world_size() > 1:
@@ -73,6 +105,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x
 
 
+@_collective
 def all_gather_object(item: T) -> list[T]:
     """`item` of every rank, in rank order. Only for small metadata that this run made itself."""
     if world_size() == 1:
@@ -82,6 +115,7 @@ def all_gather_object(item: T) -> list[T]:
     return out
 
 
+@_collective
 def broadcast_object(item: T) -> T:
     """Rank 0's `item` on every rank."""
     if world_size() == 1:
@@ -91,6 +125,7 @@ def broadcast_object(item: T) -> T:
     return box[0]  # type: ignore[no-any-return]
 
 
+@_collective
 def all_gather_rows(x: Tensor) -> Tensor:
     """Rows of every rank in rank order, without gradient; every rank must have the same shape."""
     if world_size() == 1:
@@ -114,7 +149,7 @@ class _GatherRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         # A copy: autograd may hand the same tensor to other nodes of the graph.
         grad = grads[0].clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(grad)
+        all_reduce_sum(grad)
         start = rank() * ctx.rows
         return grad[start : start + ctx.rows]
 

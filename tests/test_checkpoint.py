@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint, CheckpointError, latest, prune, share_of_rank
@@ -68,36 +70,60 @@ def broken(folder: Path) -> None:
     raise OSError("disk full")
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
 def test_a_failure_while_writing_changes_nothing(tmp_path: Path) -> None:
     first = write(tmp_path, 1)
     before = (first / "manifest.json").read_text()
     for step in (2, 1):  # a new step, and one that is already there
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(CheckpointError, match=r"can't be written .*\(rank 0: disk full\)"):
             write(tmp_path, step, broken)
-        assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00000001"]
+        assert names(tmp_path) == ["latest", "step_00000001"]
         assert latest(tmp_path) == first
         assert (first / "manifest.json").read_text() == before
         assert Checkpoint.open(tmp_path).step == 1
-    # What the failure has left is in nobody's way.
     assert Checkpoint.open(write(tmp_path, 2)).step == 2
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        ".step_00000001.partial", "latest", "step_00000001", "step_00000002",
-    ]  # fmt: skip
+    assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
 
 
 @pytest.mark.parametrize("at", ["save_file", "sha256", "write_text", "_sync"])
-def test_a_failure_at_any_point_leaves_the_first_try(tmp_path: Path, monkeypatch, at: str) -> None:
+@pytest.mark.parametrize("error", [OSError, SafetensorError])
+def test_a_failure_at_any_point_leaves_the_first_try(
+    tmp_path: Path, monkeypatch, at: str, error: type[Exception]
+) -> None:
     write(tmp_path, 1)
 
     def fail(*_: object, **__: object) -> None:
-        raise OSError("gone")
+        raise error("gone")
 
     monkeypatch.setattr(checkpoint, at, fail)
-    with pytest.raises(OSError, match="gone"):
+    with pytest.raises(CheckpointError, match=r"older ones are untouched"):
         write(tmp_path, 2)
     monkeypatch.undo()
-    assert [p.name for p in tmp_path.glob("step_*")] == ["step_00000001"]
+    assert names(tmp_path) == ["latest", "step_00000001"]
     assert Checkpoint.open(tmp_path).step == 1
+
+
+def test_every_file_is_on_the_disk_before_the_folder_is_renamed(
+    tmp_path: Path, monkeypatch
+) -> None:
+    synced: list[Path] = []
+    plain = checkpoint._sync
+
+    def sync(path: Path) -> None:
+        synced.append(path)
+        plain(path)
+
+    monkeypatch.setattr(checkpoint, "_sync", sync)
+    folder = write(tmp_path, 1)
+    hidden = tmp_path / ".step_00000001.partial"
+    order = [path for path in synced if path != hidden]
+    before = {p.relative_to(hidden) for p in order[: order.index(tmp_path)]}
+    there = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+    assert there - {Path("manifest.json")} <= before  # which is synced under its hidden name
+    assert Path(".manifest.json.partial") in before
 
 
 def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
@@ -188,6 +214,55 @@ def test_prune_never_takes_what_was_written_last(tmp_path: Path) -> None:
         write(tmp_path, step)
     prune(tmp_path, 1)
     assert Checkpoint.open(tmp_path).step == 6
+
+
+def test_the_best_stays_and_is_found_by_its_name(tmp_path: Path) -> None:
+    assert checkpoint.best(tmp_path) is None
+    for step in (1, 2, 3):
+        write(tmp_path, step)
+    checkpoint.mark_best(tmp_path, 1, {"value": 0.5})
+    prune(tmp_path, 1)
+    assert names(tmp_path) == ["best", "latest", "step_00000001", "step_00000003"]
+    assert Checkpoint.open(tmp_path / "best").step == 1
+    assert Checkpoint.open(tmp_path).step == 3
+    assert checkpoint.best(tmp_path) == {"checkpoint": "step_00000001", "value": 0.5}
+    shutil.rmtree(tmp_path / "step_00000001")
+    assert checkpoint.best(tmp_path) is None
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        Checkpoint.open(tmp_path / "best")
+
+
+def test_a_folder_that_can_t_be_written_to(tmp_path: Path) -> None:
+    checkpoint.check_writable(tmp_path / "new" / "run")
+    assert not names(tmp_path)
+    with pytest.raises(CheckpointError, match=r"nothing can be written to /proc/mmfm/run: "):
+        checkpoint.check_writable(Path("/proc/mmfm/run"))
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="Not a directory"):
+        checkpoint.check_writable(tmp_path / "file")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of 200 kB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+    large = {"w": torch.ones(35_000)}  # 140 kB
+    first = write(small_disk, 1, weights=large)
+    with pytest.raises(CheckpointError, match=r"rank 0: .*No space left on device"):
+        write(small_disk, 2, weights=large)
+    assert names(small_disk) == ["latest", "step_00000001"]
+    assert Checkpoint.open(small_disk).path == first.resolve()
+    shutil.rmtree(first)
+    assert Checkpoint.open(write(small_disk, 2, weights=large)).step == 2
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 8])

@@ -75,3 +75,33 @@ def test_a_killed_process_leaves_none_behind(code: str, tmp_path: Path) -> None:
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < end, "they are still there"
         time.sleep(0.1)
+
+
+TERMINATED = """
+import multiprocessing, os, signal, subprocess, time
+from mmfm.processes import end_with_parent
+def work(file):
+    end_with_parent()
+    open(file, "w").write("ready")
+    time.sleep(600)
+if __name__ == "__main__":
+    helper = multiprocessing.get_context("spawn").Process(target=work, args=("helper",))
+    helper.start()
+    while not os.path.exists("helper"):
+        time.sleep(0.01)
+    for name in ("TERM", "USR1"):
+        subprocess.run(["sh", "-c", f"kill -{name} {helper.pid}"], check=True)
+    helper.join(0.5)
+    assert helper.is_alive()
+    helper.terminate()
+    helper.join(5)
+    assert not helper.is_alive()
+"""
+
+
+def test_a_helper_is_terminated_by_its_parent_alone(tmp_path: Path) -> None:
+    (tmp_path / "code.py").write_text(TERMINATED)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run(
+        [sys.executable, "code.py"], cwd=tmp_path, env=environment, check=True, timeout=60
+    )

@@ -50,8 +50,8 @@ def training(run: Path) -> dict[int, dict[str, Any]]:
 
 
 def exact(run: Path) -> dict[int, dict[str, Any]]:
-    """What must be the same in two runs: everything of each step but its times."""
-    times = {"samples_per_s", "data_wait", "eta_s", "mfu"}
+    """What must be the same in two runs: everything of each step but times and memory."""
+    times = {"samples_per_s", "tokens_per_s", "data_wait", "eta_s", "mfu", "memory_gb"}
     return {s: {k: v for k, v in r.items() if k not in times} for s, r in training(run).items()}
 
 

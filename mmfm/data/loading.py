@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.forkserver
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mmfm.processes import end_with_parent
+from mmfm.processes import end_with_parent, hard_of_hearing
 
 _WORKER_IMPORTS = "mmfm.data.pipeline"
 
 T_co = TypeVar("T_co", covariant=True)
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended before its work did."""
 
 
 class Work(Protocol[T_co]):
@@ -51,7 +56,7 @@ def load(
 ) -> Iterator[T_co]:
     """``work[task]`` for each of `tasks`, in their order, whatever the number of `workers`.
 
-    A ValueError in `work` is raised here with its message alone, RuntimeError if a worker died.
+    A ValueError in `work` is raised here with its message alone, WorkerDiedError if a worker died.
     """
     loader: DataLoader[Any] = DataLoader(
         _Guarded(work),
@@ -73,7 +78,7 @@ def load(
         except (RuntimeError, OSError, EOFError) as error:
             if not _worker_died(error):
                 raise
-            raise RuntimeError(
+            raise WorkerDiedError(
                 f"a data worker died: {error or type(error).__name__}. If it was killed for "
                 "memory, lower data.workers or data.prefetch"
             ) from None
@@ -98,6 +103,8 @@ def _context() -> multiprocessing.context.BaseContext:
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([_WORKER_IMPORTS])
+    with hard_of_hearing():
+        multiprocessing.forkserver.ensure_running()
     return context
 
 

@@ -18,6 +18,7 @@ from mmfm.data.mixture import never_seen, progress
 from mmfm.data.order import Order
 from mmfm.train.deepspeed_config import deepspeed_config
 from mmfm.train.engine import end_process_group, start_process_group
+from mmfm.train.gradients import part_of
 from mmfm.train.loop import check, train
 from mmfm.train.resume import resume_point
 from mmfm.train.run import Run
@@ -55,8 +56,8 @@ def main(
                 print(text)
             return 0
         start_process_group()
-        train(run, found)
-        if after is not None and distributed.is_main():
+        done = train(run, found)
+        if done and after is not None and distributed.is_main():
             after(run)
         return 0
     except (ValueError, OSError) as error:
@@ -158,9 +159,7 @@ def _mixture(order: Order, steps: int) -> list[str]:
 def _parameters(run: Run) -> list[str]:
     parts: dict[str, list[int]] = {}
     for name, parameter in run.task.named_parameters():
-        words = name.split(".")
-        part = ".".join(words[: 3 if words[1] == "encoders" else 2])
-        counts = parts.setdefault(part, [0, 0])
+        counts = parts.setdefault(part_of(name), [0, 0])
         counts[0] += parameter.numel()
         counts[1] += parameter.numel() * parameter.requires_grad
     return [

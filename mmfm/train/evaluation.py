@@ -37,16 +37,18 @@ class Evaluation:
             for name, manifest in manifests.items()
         }
 
-    def run(self, step: int) -> None:
-        """Evaluate and log; collective."""
+    def run(self, step: int) -> dict[str, list[Any]]:
+        """Evaluate and log; the scores by task, on every rank; collective."""
+        found = {}
         for name, evaluator in self.evaluators.items():
-            scores = evaluator(self.predictor, self.data)
+            found[name] = scores = evaluator(self.predictor, self.data)
             for score in scores:
                 row = {"step": step, "split": "eval", "task": name, "metric": score.name}
                 beside = {"chance": score.chance, "baseline": score.baseline, "ci95": score.ci95}
                 self.log.evaluation({**row, "value": score.value, "n": score.n, **beside})
             for line in summary(scores):
                 self.log.say(f"step {step}  {name}  {line}")
+        return found
 
 
 def build_evaluators(

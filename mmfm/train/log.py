@@ -1,4 +1,4 @@
-"""What a run tells: a progress line, metrics.jsonl, TensorBoard, log.txt."""
+"""What a run tells: a progress line, metrics.jsonl, log.txt, trackers."""
 
 from __future__ import annotations
 
@@ -13,31 +13,33 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmfm.train.trackers import Tracker
+
 logger = logging.getLogger("mmfm")
 
 
 class RunLog:
-    """The log of a run, on rank 0; on other ranks it does nothing.
+    """The log of a run, on rank 0; on other ranks it does nothing. `trackers` get its numbers too.
 
     metrics.jsonl only grows. A step that is run again must agree with the first time where that is
     exact.
     """
 
-    def __init__(self, folder: Path, main: bool, max_steps: int) -> None:
+    def __init__(
+        self, folder: Path, main: bool, max_steps: int, trackers: Sequence[Tracker] = ()
+    ) -> None:
         self.main = main
         self.folder = folder
+        self.trackers = trackers
         self._seen: dict[int, str] = {}
         if not main:
             return
-        from torch.utils.tensorboard import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.txt").touch()
         self._metrics_path = folder / "metrics.jsonl"
         self._seen = _batch_hashes(self._metrics_path)
         _end_line(self._metrics_path)
         self._metrics = self._metrics_path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"))
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -64,12 +66,17 @@ class RunLog:
                 "their order has changed; use a new run.dir"
             )
         self._write({**row, "split": "train"})
-        for key, value in row.items():
-            if isinstance(value, int | float) and key != "step":
-                self._board.add_scalar(f"train/{key}", value, step)
+        numbers = {
+            f"train/{key}": value
+            for key, value in row.items()
+            if isinstance(value, int | float) and key != "step"
+        }
+        for tracker in self.trackers:
+            tracker.scalars(step, numbers)
         line = (
             f"loss {row['loss']:.4f}  {row['samples_per_s']:.0f} samples/s  "
-            f"data wait {100 * row['data_wait']:.0f} %"
+            f"{_short_count(row['tokens_per_s'])} tokens/s  data wait "
+            f"{100 * row['data_wait']:.0f} %  {row['memory_gb']:.1f} GB"
         )
         self._progress.update(self._bar, completed=step, line=line)
         if self._progress.disable and (step <= 3 or step % 20 == 0):
@@ -79,7 +86,8 @@ class RunLog:
         self._write(row)
         if self.main:
             name = f"{row['split']}/{row['task']}/{row['metric']}"
-            self._board.add_scalar(name, row["value"], row["step"])
+            for tracker in self.trackers:
+                tracker.scalars(row["step"], {name: row["value"]})
 
     def say(self, text: str) -> None:
         """A line for people, also kept in log.txt."""
@@ -92,7 +100,8 @@ class RunLog:
         if self.main:
             self._progress.stop()
             self._metrics.close()
-            self._board.close()
+            for tracker in self.trackers:
+                tracker.close()
 
     def _write(self, row: dict[str, Any]) -> None:
         if self.main:
@@ -167,6 +176,14 @@ def _end_line(path: Path) -> None:
     if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
         with path.open("ab") as file:
             file.write(b"\n")
+
+
+def _short_count(number: float) -> str:
+    """1.2M, 45k, 300."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
 
 
 def _clock(seconds: float) -> str:

@@ -1,31 +1,26 @@
-"""The loop that pretraining and fine-tuning share: train, log, evaluate, save."""
+"""What pretraining and fine-tuning share: from a run that is set up to one that is done."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
-
-import torch
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import dump, to_dict
 from mmfm.data.pipeline import Pipeline
-from mmfm.data.quarantine import check_bad_share
 from mmfm.feature_caching import open_caches
 from mmfm.predictor import Predictor
-from mmfm.train import report, state
+from mmfm.train import report
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
-from mmfm.train.flops import FlopCounter, peak_flops
 from mmfm.train.log import RunLog, environment
-from mmfm.train.measure import Clock, metrics_row
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
-from mmfm.train.trainer import StepResult, Trainer
-from mmfm.types import Batch
+from mmfm.train.saving import Saver, check_keep_best
+from mmfm.train.signals import StopSignals
+from mmfm.train.steps import Steps, together
+from mmfm.train.trackers import find_trackers
+from mmfm.train.trainer import Trainer
 from mmfm.weights import load_task
 
 
@@ -34,11 +29,15 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     if found is not None:
         check_resume(found, pipeline)
         load_task(run.task, found)
+    checkpoint.check_writable(run.folder)
+    check_keep_best(run.recipe)
+    find_trackers(run.recipe.run.trackers)
     build_evaluators(run.recipe, Predictor(run.task, run.label), open_manifests(run.recipe))
 
 
-def train(run: Run, found: Checkpoint | None) -> Predictor:
-    """Train to the end and return the trained model; collective, in a started process group.
+def train(run: Run, found: Checkpoint | None) -> bool:
+    """Train to the end, or to where a rank is asked to stop, and return whether it is the end;
+    collective, in a started process group.
 
     `check` has passed, and has put the checkpoint's weights into the task.
     """
@@ -69,23 +68,29 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
         seed=recipe.run.seed,
         deepspeed=recipe.deepspeed,
     )
-    steps = _together(iter(pipeline))
+    stop = StopSignals(tell=distributed.is_main())
+    steps = together(iter(pipeline), stop)
     if found is not None:
         if found.step < recipe.train.max_steps:
             steps = restored(trainer, found, steps)
         trainer.step_index = found.step
     _start_folder(run)
-    log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps)
+    trackers = []
+    if distributed.is_main():
+        plain = to_dict(recipe)
+        trackers = [made(run.folder, plain) for made in find_trackers(recipe.run.trackers)]
+    log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps, trackers)
     try:
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         _tell_start(run, found, evaluation, log)
-        _steps(run, trainer, pipeline, steps, evaluation, log)
+        saver = Saver(run, trainer, pipeline, None if found is None else found.step)
+        done = Steps(run, trainer, pipeline, steps, evaluation, saver, log).run(stop)
     finally:
         log.close()
     if distributed.is_main():
         report.write(run.folder)
-    return predictor
+    return done
 
 
 def _start_folder(run: Run) -> None:
@@ -105,108 +110,3 @@ def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log:
         log.say(f"continuing from {found.path.name} at step {found.step}")
     else:
         log.say(f"{run.folder}: done already ({found.step} steps)")
-
-
-def _steps(
-    run: Run,
-    trainer: Trainer,
-    pipeline: Pipeline,
-    steps: Iterator[list[Batch]],
-    evaluation: Evaluation,
-    log: RunLog,
-) -> None:
-    """The steps that are left, with logging, evaluation and checkpoints."""
-    config = run.recipe.train
-    clock = Clock(run.recipe.data.global_batch_size)
-    clock.peak_flops = peak_flops(
-        trainer.engine.device, torch.bfloat16 if config.precision == "bf16" else torch.float32
-    )
-    while trainer.step_index < config.max_steps:
-        clock.start()
-        micro_batches = next(steps)
-        clock.data_is_there()
-        with FlopCounter(run.task) if not clock.flops_a_step else nullcontext() as counter:
-            result = trainer.step(micro_batches)
-        if counter is not None:
-            clock.flops_a_step = counter.flops
-        clock.step_is_done()
-        step, last = trainer.step_index, trainer.step_index == config.max_steps
-        logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
-        if logs or saves:
-            _check(result, step, pipeline)
-        if logs:
-            log.train(metrics_row(step, pipeline, result, micro_batches, clock, config.max_steps))
-        if last or step % config.eval_every == 0:
-            evaluation.run(step)
-        if saves:
-            save(run, trainer, pipeline, step)
-
-
-def _together(steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
-    """The steps' micro-batches. Where one rank has none, all ranks raise its error; collective."""
-    while True:
-        found, problem = None, None
-        try:
-            found = next(steps)
-        except (ValueError, OSError) as error:
-            problem = str(error)
-        failed = torch.tensor(float(found is None), device=distributed.device())
-        if distributed.all_reduce_sum(failed).item():
-            told = [p for p in distributed.all_gather_object(problem) if p is not None]
-            raise ValueError(told[0])
-        assert found is not None
-        yield found
-
-
-def _check(result: StepResult, step: int, pipeline: Pipeline) -> None:
-    """Stop on all ranks together where the loss or its gradient is no number, or too many samples
-    were bad.
-    """
-    if not math.isfinite(result.loss):
-        raise ValueError(f"step {step}: the loss is not finite: {result.losses}")
-    if not result.skipped and not 0 <= result.grad_norm < math.inf:  # ZeRO says -1
-        raise ValueError(
-            f"step {step}: the gradient is not finite, though the loss is: {result.losses}; the "
-            "newest checkpoint is of an earlier step"
-        )
-    counts = distributed.all_gather_object(
-        (sum(pipeline.bad_counts.values()), pipeline.samples_read)
-    )
-    bad, read = (sum(column) for column in zip(*counts, strict=True))
-    check_bad_share(bad, read, pipeline.config.max_bad_share)
-
-
-def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
-    """Write the checkpoint of `step`, then delete those beyond ``train.keep_checkpoints``;
-    collective.
-    """
-
-    def files(folder: Path) -> None:
-        (folder / "config.yaml").write_text(dump(run.recipe), encoding="utf-8")
-        preprocessing = {
-            "specs": run.task.specs,
-            "transforms": to_dict(run.recipe.data)["transforms"],
-            "label": run.label,
-        }
-        (folder / "preprocessing.json").write_text(
-            json.dumps(preprocessing, indent=1, ensure_ascii=False), encoding="utf-8"
-        )
-        run.task.model.save_assets(folder / "assets")
-
-    checkpoint.write(
-        run.checkpoints,
-        step,
-        pipeline.samples_seen,
-        {
-            "model": state.weights_part(trainer.engine),
-            "optimizer": state.optimizer_part(trainer.engine),
-        },
-        files,
-        {
-            "fingerprint": pipeline.order.fingerprint,
-            "optimizer_scalars": state.optimizer_scalars(trainer.engine),
-            "loss_scaler": state.loss_scaler_state(trainer.engine),
-        },
-    )
-    if distributed.is_main():
-        checkpoint.prune(run.checkpoints, run.recipe.train.keep_checkpoints)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import resource
 import time
 from typing import Any
+
+import torch
 
 from mmfm import distributed
 from mmfm.data.mixture import progress
 from mmfm.data.pipeline import Pipeline
+from mmfm.model import Model
 from mmfm.train.trainer import StepResult
 from mmfm.types import Batch
 
@@ -18,7 +22,7 @@ class Clock:
 
     def __init__(self, global_batch_size: int) -> None:
         self.size = global_batch_size
-        self.recent: list[tuple[float, float]] = []
+        self.recent: list[tuple[float, float, int]] = []
         self.flops_a_step = 0.0  # this rank's
         self.peak_flops = 1.0
 
@@ -28,13 +32,19 @@ class Clock:
     def data_is_there(self) -> None:
         self._data = time.perf_counter()
 
-    def step_is_done(self) -> None:
+    def step_is_done(self, tokens: int = 0) -> None:
+        """`tokens`: this rank's."""
         now = time.perf_counter()
-        self.recent = [*self.recent[-19:], (self._data - self._start, now - self._start)]
+        self.recent = [*self.recent[-19:], (self._data - self._start, now - self._start, tokens)]
 
     @property
     def seconds_a_step(self) -> float:
-        return sum(total for _, total in self.recent) / len(self.recent)
+        return sum(total for _, total, _ in self.recent) / len(self.recent)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """This rank's."""
+        return sum(n for *_, n in self.recent) / sum(total for _, total, _ in self.recent)
 
     @property
     def samples_per_s(self) -> float:
@@ -46,7 +56,8 @@ class Clock:
 
     @property
     def data_wait(self) -> float:
-        return sum(wait for wait, _ in self.recent) / sum(total for _, total in self.recent)
+        total = sum(total for _, total, _ in self.recent)
+        return sum(wait for wait, *_ in self.recent) / total
 
 
 def metrics_row(
@@ -55,7 +66,7 @@ def metrics_row(
     result: StepResult,
     micro_batches: list[Batch],
     clock: Clock,
-    max_steps: int,
+    steps_left: int,
 ) -> dict[str, Any]:
     """The step's line of metrics.jsonl; collective."""
     row: dict[str, Any] = {
@@ -70,6 +81,8 @@ def metrics_row(
     for name, value in result.scalars.items():
         row[name] = value
         row.setdefault(name.split("/")[-1], value)
+    mine = (clock.tokens_per_s, peak_memory())
+    tokens, memory = zip(*distributed.all_gather_object(mine), strict=True)
     if result.loss_scale is not None:
         row |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
     return {
@@ -78,11 +91,36 @@ def metrics_row(
         "lr": result.lr,
         "grad_norm": None if result.skipped else result.grad_norm,
         "samples_per_s": clock.samples_per_s,
+        "tokens_per_s": sum(tokens),
         "data_wait": clock.data_wait,
         "mfu": clock.mfu,
-        "eta_s": (max_steps - step) * clock.seconds_a_step,
+        "memory_gb": max(memory) / 1e9,
+        "eta_s": steps_left * clock.seconds_a_step,
         **data_row(step, pipeline),
     }
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has held so far: of the GPU's memory, without one of main
+    memory.
+    """
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def count_tokens(model: Model, micro_batches: list[Batch]) -> int:
+    """The tokens that the encoders make of these samples, without padding: each once, however many
+    objectives read them.
+    """
+    count = 0
+    for batch in micro_batches:
+        for m in model.encoders:
+            if f"{m}_tokens_mask" in batch:
+                count += int(batch[f"{m}_tokens_mask"].sum())
+            elif m in batch:
+                count += int(model.encoder(m).token_valid(batch[m], batch.get(f"{m}_mask")).sum())
+    return count
 
 
 def data_row(step: int, pipeline: Pipeline) -> dict[str, Any]:

@@ -19,13 +19,14 @@ from mmfm.train.trainer import TrainConfig
 class RunConfig:
     """`resume`: "auto" continues what is in `dir`, "never" refuses a folder in use, a path
     continues from there. `feature_cache`: the folder for outputs of frozen encoders with ``cache:
-    true``.
+    true``. `trackers`: "tensorboard", "wandb", "mlflow", or dotted modules (`mmfm.train.trackers`).
     """
 
     dir: str
     seed: int = 0
     resume: str = "auto"
     feature_cache: str = "cache/features"
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < 2**63:

@@ -13,7 +13,7 @@ is scaled by their number.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -23,6 +23,7 @@ from mmfm import distributed
 from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task
+from mmfm.train.alarms import AlarmConfig
 from mmfm.train.deepspeed_config import Precision, deepspeed_config
 from mmfm.train.engine import (
     loss_scale,
@@ -31,9 +32,20 @@ from mmfm.train.engine import (
     step_was_skipped,
     zero_stale_gradients,
 )
+from mmfm.train.gradients import squared_norms
+from mmfm.train.nonfinite import raise_nonfinite
 from mmfm.train.optim import OptimConfig
 from mmfm.train.schedule import lr_factor
 from mmfm.types import Batch, to_device
+
+
+@dataclass(kw_only=True)
+class KeepBest:
+    """The score by which the best checkpoint is kept: of which of ``eval.tasks``, which metric."""
+
+    task: str
+    metric: str
+    mode: Literal["max", "min"] = "max"
 
 
 @dataclass(kw_only=True)
@@ -41,6 +53,8 @@ class TrainConfig:
     """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
     on when there is more than one micro-batch and an objective that compares all samples; false
     needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
+    `log_norms`: gradient norms and sizes of activations by part in metrics.jsonl. `stall_s`: a run
+    that stands still for so many seconds tells where, and ends after as many again (0: never).
     `recompute_activations`: less memory for about a third more time, the same gradients.
     """
 
@@ -53,29 +67,37 @@ class TrainConfig:
     recompute_activations: bool = False
     save_every: int = 500
     keep_checkpoints: int = 2
+    keep_best: KeepBest | None = None
     eval_every: int = 500
     log_every: int = 1
+    log_norms: bool = False
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    stall_s: float = 600.0
 
     def __post_init__(self) -> None:
         for name in ("max_steps", "save_every", "eval_every", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.stall_s < 0:
+            raise ValueError(f"stall_s = {self.stall_s} must not be negative")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size = {self.micro_batch_size} must be at least 1")
 
 
 @dataclass
 class StepResult:
-    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping;
-    `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
-    before the step. `skipped`: fp16 gradients overflowed, and nothing was changed but the scale of
-    the loss; `loss_scale` is that of the next step, None in other precisions.
+    """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping,
+    `grad_norms` those of its parts (see `part_of`); `scalars` are values of the objectives' own
+    parameters, such as ``contrastive/logit_scale``, before the step. `skipped`: fp16 gradients
+    overflowed, and nothing was changed but the scale of the loss; `loss_scale` is that of the next
+    step, None in other precisions.
     """
 
     loss: float
     losses: dict[str, float]
     scalars: dict[str, float]
     grad_norm: float
+    grad_norms: dict[str, float]
     lr: float
     skipped: bool = False
     loss_scale: float | None = None
@@ -156,10 +178,14 @@ class Trainer:
                 sums[name] += float(total.detach())
             if i == len(batches) - 1:
                 plain_norm = plain_grad_norm(self.engine)
+                losses, norms = self._reduced(sums, counts)
+                checked = losses if self.engine.fp16_enabled() else losses | norms
+                if not all(map(math.isfinite, checked.values())):
+                    raise_nonfinite(self.engine, self.step_index + 1, batches, gradients, losses)
             self.engine.step()
         self.step_index += 1
         grad_norm = self.engine.get_global_grad_norm() if plain_norm is None else plain_norm
-        return self._result(sums, counts, scalars, float(grad_norm), lr)
+        return self._result(losses, norms, scalars, float(grad_norm), lr)
 
     def _cache(
         self,
@@ -235,20 +261,33 @@ class Trainer:
             group["lr"] = lr
         return lr
 
+    def _reduced(
+        self, sums: dict[str, float], counts: dict[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """The losses, and the gradient norm of each part of the task, over all ranks.
+
+        fp16 gradients may overflow: DeepSpeed then skips the step.
+        """
+        squares = squared_norms(self.engine)
+        mine = [*sums.values(), *squares.values()]
+        totals = torch.tensor(mine, dtype=torch.float64, device=self.engine.device)
+        found = distributed.all_reduce_sum(totals).tolist()
+        losses = {
+            name: total / max(1.0, float(counts[name]))
+            for name, total in zip(sums, found[: len(sums)], strict=True)
+        }
+        scale = loss_scale(self.engine) or 1.0
+        norms = [math.sqrt(square) / scale for square in found[len(sums) :]]
+        return losses, dict(zip(squares, norms, strict=True))
+
     def _result(
         self,
-        sums: dict[str, float],
-        counts: dict[str, Tensor],
+        losses: dict[str, float],
+        norms: dict[str, float],
         scalars: StepRows,
         grad_norm: float,
         lr: float,
     ) -> StepResult:
-        totals = torch.tensor(list(sums.values()), dtype=torch.float64, device=self.engine.device)
-        distributed.all_reduce_sum(totals)
-        losses = {
-            name: total / max(1.0, float(counts[name]))
-            for name, total in zip(sums, totals.tolist(), strict=True)
-        }
         loss = math.fsum(self.task.weights[n.split("/")[0]] * v for n, v in losses.items())
         values = {
             f"{name}/{key}": float(value.detach())
@@ -260,6 +299,7 @@ class Trainer:
             losses,
             values,
             grad_norm,
+            norms,
             lr,
             skipped=step_was_skipped(self.engine),
             loss_scale=loss_scale(self.engine),

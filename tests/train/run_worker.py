@@ -2,7 +2,7 @@
 
 The last argument is the path of a JSON file: a list of lists of arguments. With
 SLOW_CHECKPOINTS=seconds in the environment, a checkpoint takes that long between its first and its
-last file.
+last file; with SLOW_STEPS=seconds each step takes that much longer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from pathlib import Path
 
 import mmfm.checkpoint
 from mmfm import cli
-from mmfm.train import command, engine
+from mmfm.train import command, engine, trainer
 
 
 def main() -> int:
     slow_down(float(os.environ.get("SLOW_CHECKPOINTS", "0")))
+    slow_steps(float(os.environ.get("SLOW_STEPS", "0")))
     command.end_process_group = lambda: None  # one group for all
     codes = (cli.main(arguments) for arguments in json.loads(Path(sys.argv[-1]).read_text()))
     code = next((c for c in codes if c), 0)
@@ -37,6 +38,16 @@ def slow_down(seconds: float) -> None:
         return hash_file(path)
 
     mmfm.checkpoint.sha256 = slowly
+
+
+def slow_steps(seconds: float) -> None:
+    step = trainer.Trainer.step
+
+    def slowly(self, *args, **kwargs):
+        time.sleep(seconds)
+        return step(self, *args, **kwargs)
+
+    trainer.Trainer.step = slowly
 
 
 if __name__ == "__main__":

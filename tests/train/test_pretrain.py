@@ -25,7 +25,7 @@ from tests.tiny_runs import TINY, manifest, on, pretrain, training
 OBJECTIVES = ("contrastive", "masked_text", "masked_image", "masked_audio")
 FIELDS = {
     *("step", "samples_seen", "split", "loss", "logit_scale", "batch_hash", "lr", "grad_norm"),
-    *("samples_per_s", "data_wait"),
+    *("samples_per_s", "tokens_per_s", "data_wait", "memory_gb"),
     *(f"{name}_loss" for name in OBJECTIVES),
 }
 FILES = {
@@ -43,7 +43,9 @@ def run(synthetic, tmp_path_factory) -> Path:
 
 
 def arguments(data: Path, folder: Path) -> list[str]:
-    words = pretrain(data, folder, "train.max_steps=22", "train.save_every=20")
+    best = "train.keep_best={task: image_to_text, metric: image_to_text_R@1}"
+    more = ["train.max_steps=22", "train.save_every=20", "train.log_norms=true", best]
+    words = pretrain(data, folder, *more)
     words.remove("eval.tasks={}")
     words[words.index("train.eval_every=100")] = "train.eval_every=22"
     return words
@@ -52,7 +54,8 @@ def arguments(data: Path, folder: Path) -> list[str]:
 def test_folder_of_a_run(run: Path) -> None:
     assert {p.name for p in run.iterdir()} == FILES
     steps = sorted(p.name for p in (run / "checkpoints").iterdir())
-    assert steps == ["latest", "step_00000020", "step_00000022"]
+    assert steps == ["best", "latest", "step_00000020", "step_00000022"]
+    assert json.loads((run / "checkpoints/best").read_text())["step"] == 22
     assert (run / "checkpoints/latest").read_text().strip() == "step_00000022"
     assert list((run / "tensorboard").glob("events.*"))
     environment = json.loads((run / "environment.json").read_text())
@@ -84,6 +87,10 @@ def test_metrics(run: Path) -> None:
         assert row["samples_per_s"] > 0
         weighted = sum(row[f"{name}_loss"] for name in OBJECTIVES)
         assert row["loss"] == pytest.approx(weighted, rel=1e-6)
+        parts = [v for k, v in row.items() if k.startswith("grad_norm/")]
+        assert row["grad_norm"] == pytest.approx(math.hypot(*parts), rel=1e-5)
+        assert {k for k in row if k.startswith("rms/")} == {"rms/image", "rms/text", "rms/audio"}
+    assert "grad_norm/model.encoders.audio" in rows[1]
     assert rows[22]["loss"] < 0.96 * rows[1]["loss"]
     assert rows[1]["lr"] == pytest.approx(2e-3 / 20)
     assert rows[20]["lr"] == pytest.approx(2e-3)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from mmfm import checkpoint, cli
@@ -138,10 +139,13 @@ def test_one_rank_from_two(runs: Path, synthetic: Path, tmp_path: Path) -> None:
     assert_close(tmp_path / "one", runs / "whole", range(4, 9))
 
 
-def start(commands: str, slow_checkpoints: float = 0.0) -> subprocess.Popen[str]:
+def start(
+    commands: str, slow_checkpoints: float = 0.0, slow_steps: float = 0.0
+) -> subprocess.Popen[str]:
     """The launcher in a process group of its own, so that all of it can be killed at once."""
     command, environment = launch.command(2, "tests.train.run_worker", commands)
     environment["SLOW_CHECKPOINTS"] = str(slow_checkpoints)
+    environment["SLOW_STEPS"] = str(slow_steps)
     return subprocess.Popen(
         command,
         cwd=launch.ROOT,
@@ -155,14 +159,18 @@ def start(commands: str, slow_checkpoints: float = 0.0) -> subprocess.Popen[str]
 
 def kill_when(process: subprocess.Popen[str], ready, what: str) -> None:
     """SIGKILL every process of the run as soon as `ready()`."""
+    wait_until(process, ready, what)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def wait_until(process: subprocess.Popen[str], ready, what: str) -> None:
     deadline = time.monotonic() + 240
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"no {what}: {process.communicate()[0][-4000:]}")
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
 
 
 @pytest.mark.slow
@@ -189,6 +197,53 @@ def test_killed_run_equals_the_uninterrupted_one(
     assert not list((run / "checkpoints").glob(".*"))
     resumes = [row["step"] for row in read_metrics(run / "metrics.jsonl") if "event" in row]
     assert resumes[0] == 3
+
+
+def ranks_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The ranks' own processes, not their data workers."""
+    launcher = psutil.Process(process.pid).children()[0]
+    return launcher.children()
+
+
+def to_all(process: subprocess.Popen[str]) -> None:
+    """As a scheduler does it: to every process, data workers and launcher too."""
+    os.killpg(process.pid, signal.SIGTERM)
+
+
+def to_one_rank(process: subprocess.Popen[str]) -> None:
+    ranks_of(process)[1].send_signal(signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("send", [to_all, pytest.param(to_one_rank, marks=pytest.mark.slow)])
+def test_a_run_that_is_asked_to_stop_saves_and_goes_on_bit_for_bit(
+    runs: Path, synthetic: Path, tmp_path: Path, send
+) -> None:
+    run = tmp_path / "stopped"
+    arguments = pretrain(synthetic, run, "train.zero_stage=2", "data.workers=1")
+    commands = write_list(tmp_path, arguments)
+    process = start(commands, slow_steps=0.3)
+    wait_until(process, lambda: 4 in training(run), "step 4")
+    ranks = ranks_of(process)
+    send(process)
+    said = process.communicate(timeout=60)[0]
+    psutil.wait_procs(ranks, timeout=60)
+    assert "Traceback" not in said, said[-4000:]
+    step = max(training(run))
+    assert 4 <= step < 8
+    assert (run / "checkpoints/latest").read_text().strip() == f"step_{step:08d}"
+    assert (
+        f"stopped after step {step}; the same command goes on from there"
+        in (run / "log.txt").read_text()
+    )
+    if send is to_one_rank:
+        assert process.returncode == 0
+
+    on_two_ranks(tmp_path, arguments)
+    assert exact(run) == exact(runs / "whole")
+    assert_same_tensors(run, runs / "whole")
+    rows = read_metrics(run / "metrics.jsonl")
+    events = [(row["event"], row["step"]) for row in rows if "event" in row]
+    assert events == [("stop", step), ("resume", step)]
 
 
 def test_a_finished_run_says_so_and_changes_nothing(

@@ -232,7 +232,8 @@ def test_clock(monkeypatch) -> None:
     for _ in range(2):
         clock.start()
         clock.data_is_there()
-        clock.step_is_done()
+        clock.step_is_done(tokens=60)
     assert clock.seconds_a_step == 3.0  # (4 + 2) / 2
     assert clock.samples_per_s == 10.0
+    assert clock.tokens_per_s == 20.0
     assert clock.data_wait == pytest.approx(2 / 6)
