@@ -109,8 +109,10 @@ class Task(nn.Module):
 
     def prepare(self, batch: Batch) -> Batch:
         """`batch` with the masks of the masked view, one for each row that enters it: a pure
-        function of each sample's `mask_seed`.
+        function of each sample's `mask_seed`; and with what objectives add.
         """
+        for _, objective in self._named():
+            batch = objective.prepare(batch)
         masks = {}
         part = in_masked_view(batch)
         for modality, ratio in self.mask_ratios.items():
@@ -230,13 +232,19 @@ class PretrainTask(Task):
     """A model and the objectives of a pretraining recipe."""
 
     @classmethod
-    def build(cls, config: PretrainTaskConfig, assets: Path | None = None) -> PretrainTask:
-        """The task of a recipe; `assets`: a checkpoint's folder of what the encoders need."""
+    def build(
+        cls, config: PretrainTaskConfig, assets: Path | None = None, for_use: bool = False
+    ) -> PretrainTask:
+        """The task of a recipe; `assets`: a checkpoint's folder of what the encoders need;
+        `for_use`: without the objectives that only training needs.
+        """
         if not config.objectives:
             raise ConfigError("objectives: name at least one")
         model = config.model.build(assets)
         objectives = {}
         for name, objective in config.objectives.items():
+            if for_use and objective.for_training_only:
+                continue
             try:
                 objectives[name] = (objective.build(model), objective.weight)
             except ValueError as error:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from mmfm.layers.transformer import init_weights
 from mmfm.model import FUSED, Model
 from mmfm.negatives import having, negatives_exist, streams
+from mmfm.objectives._pairs import check_pairs
 from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
 from mmfm.types import Batch, LossTerms, Read
 
@@ -40,8 +41,7 @@ class Config(ObjectiveConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.pairs or any(len(pair) != 2 for pair in self.pairs):
-            raise ValueError(f"pairs = {self.pairs!r}: needs a list of pairs such as [image, text]")
+        check_pairs(self.pairs)
         if not self.temperature > 0:
             raise ValueError(f"temperature = {self.temperature} must be above 0")
 

@@ -26,13 +26,14 @@ from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.trainer import StepResult, Trainer
 from mmfm.types import Batch
+from mmfm.weights import load_task
 
 
 def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     """All that can be checked before the start; puts the checkpoint's weights into the task."""
     if found is not None:
         check_resume(found, pipeline)
-        state.load_weights(run.task, found)
+        load_task(run.task, found)
     build_evaluators(run.recipe, Predictor(run.task, run.label), open_manifests(run.recipe))
 
 
