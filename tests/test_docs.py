@@ -90,3 +90,10 @@ def test_the_recipe_for_own_data_is_valid() -> None:
 def test_the_suite_of_the_evaluation_page_is_valid() -> None:
     suite = from_dict(SuiteConfig, recipes("evaluation.md")[0])
     assert set(suite.tasks) == {"picture_and_name", "species"}
+
+
+def test_the_entries_of_the_objectives_page_are_valid() -> None:
+    pretrain, _ = recipes("own-data.md")
+    for entry in recipes("objectives.md"):
+        config = from_dict(PretrainConfig, {**pretrain, **entry})
+        assert set(config.objectives) == set(entry["objectives"])

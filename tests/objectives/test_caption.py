@@ -319,6 +319,22 @@ def test_only_what_is_there_is_described(trained) -> None:
         objective.generate(task.features(silent, objective.reads))
 
 
+def test_after_the_end_there_is_only_the_end(trained, monkeypatch) -> None:
+    """Whatever would be likeliest there; and no more is written than the longest text takes."""
+    task, batch = trained
+    objective = task.objectives["caption"]
+    (end,) = objective.end
+    script = iter(torch.tensor([[5, 6, 7, 8, end], [9, 9, 9, end, 5], [end, 7, end, 5, 5]]))
+    monkeypatch.setattr(objective, "_logits", lambda _: F.one_hot(next(script), 300).float())
+    features = task.features(batch, objective.reads)
+    begun = torch.full((5, 1), objective.begin[0])
+    written = torch.tensor([[5, 9, end], [6, 9, 7], [7, 9, end], [8, end, end], [end, end, end]])
+    found = objective.generate(features, max_length=4).ids
+    assert torch.equal(found, torch.cat([begun, written], dim=1))
+    script = iter(torch.tensor([[5, 5, 5, 5, 5], [end] * 5]))
+    assert objective.generate(features).ids.shape == (5, 3)
+
+
 # ------------------------------------------------------------------------------ settings
 
 
