@@ -13,8 +13,8 @@ from benchmarks.open_clip import same
 from mmfm import distributed
 from mmfm.task import PretrainTask
 from mmfm.train.engine import end_process_group, start_process_group
-from mmfm.train.state import load_named
 from mmfm.train.trainer import Trainer
+from mmfm.weights import load_named
 
 
 def main() -> None:
