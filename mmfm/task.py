@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
-from mmfm.masking import derive_seed, draw_mask, mix_ints
-from mmfm.masking import salt as _salt
+from mmfm.masking import derive_seed, draw_mask, mix_ints, salt
 from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
@@ -120,7 +119,7 @@ class Task(nn.Module):
                 encoder = self.model.encoder(modality)
                 maskable = encoder.maskable(part[modality], part.get(f"{modality}_mask"))
                 seeds = part["mask_seed"][part["rows"][modality]]
-                masks[modality] = draw_mask(maskable, ratio, derive_seed(seeds, _salt(modality)))
+                masks[modality] = draw_mask(maskable, ratio, derive_seed(seeds, salt(modality)))
         return {**batch, "masks": masks}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -225,7 +224,7 @@ class Task(nn.Module):
 
     def _reseed(self, batch: Batch, use: str) -> None:
         if self.training and "dropout_seed" in batch:
-            torch.manual_seed(mix_ints(batch["dropout_seed"], _salt(use)))
+            torch.manual_seed(mix_ints(batch["dropout_seed"], salt(use)))
 
 
 class PretrainTask(Task):

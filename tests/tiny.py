@@ -14,7 +14,7 @@ from mmfm.masking import counter_hash
 from mmfm.task import PretrainTask, PretrainTaskConfig
 from mmfm.types import Batch
 
-STREAMS = 4
+STREAMS = 8
 SLOTS = 4  # slots of each stream in a step
 GLOBAL_BATCH = STREAMS * SLOTS
 
@@ -33,9 +33,12 @@ def make_tokenizer(folder: Path) -> str:
     return str(folder)
 
 
-def task_settings(tokenizer: str, dropout: float = 0.0) -> dict[str, Any]:
+def task_settings(
+    tokenizer: str, dropout: float = 0.0, teacher: str | None = None
+) -> dict[str, Any]:
+    """`teacher`: a checkpoint; with it there is every kind of objective, else only four."""
     small = {"width": 16, "layers": 1, "heads": 2, "dropout": dropout}
-    return {
+    settings: dict[str, Any] = {
         "model": {
             "embed_dim": 16,
             "encoders": {
@@ -82,11 +85,42 @@ def task_settings(tokenizer: str, dropout: float = 0.0) -> dict[str, Any]:
             },
         },
     }
+    if teacher is not None:
+        settings["objectives"] |= _more_objectives(teacher)
+    return settings
 
 
-def make_task(tokenizer: str, dropout: float = 0.0, seed: int = 0) -> PretrainTask:
+def _more_objectives(teacher: str) -> dict[str, Any]:
+    taught = {"type": "distillation", "teacher": teacher}
+    return {
+        "sigmoid": {
+            "type": "sigmoid",
+            "temperature": 0.5,
+            "logit_bias": -2.0,
+            "chunk": 5,
+            "weight": 0.1,
+            "pairs": [["image", "text"], ["audio+image", "text"]],
+        },
+        "matching": {"type": "matching", "pairs": [["image", "text"], ["audio", "text"]]},
+        "caption": {
+            "type": "caption",
+            "sources": ["image", "audio"],
+            "width": 16,
+            "layers": 1,
+            "heads": 2,
+        },
+        "affinity": {**taught, "what": "logit", "pairs": [["image", "text"]], "temperature": 0.5},
+        "embedding": {**taught, "what": "embedding", "modality": "audio"},
+        "feature": {**taught, "what": "feature", "modality": "text", "of": "tokens"},
+    }
+
+
+def make_task(
+    tokenizer: str, dropout: float = 0.0, seed: int = 0, teacher: str | None = None
+) -> PretrainTask:
     torch.manual_seed(seed)
-    task = PretrainTask.build(from_dict(PretrainTaskConfig, task_settings(tokenizer, dropout)))
+    config = from_dict(PretrainTaskConfig, task_settings(tokenizer, dropout, teacher))
+    task = PretrainTask.build(config)
     # Weights of the size that training reaches. At the small weights of the usual start all
     # embeddings are nearly equal, and the differences that the contrastive loss sees have few
     # correct digits in fp32.

@@ -44,7 +44,7 @@ def trainer(
         state.load_weights(task, found)
     return Trainer(
         task,
-        TrainConfig(zero_stage=stage, precision=precision, micro_batch_size=8),
+        TrainConfig(zero_stage=stage, precision=precision, micro_batch_size=tiny.GLOBAL_BATCH // 2),
         ADAMW,
         global_batch_size=tiny.GLOBAL_BATCH,
         seed=0,
@@ -53,7 +53,7 @@ def trainer(
 
 
 def batches(step: int = 0) -> list[Batch]:
-    return tiny.micro_batches(tiny.make_batch(step), 0, 1, 8)
+    return tiny.micro_batches(tiny.make_batch(step), 0, 1, tiny.GLOBAL_BATCH // 2)
 
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
