@@ -108,8 +108,7 @@ class Steps:
         if norms is None:
             return result, {}
         sizes = {f"rms/{m}": size for m, size in norms.collect().items()}
-        if not result.skipped:
-            sizes |= {f"grad_norm/{part}": norm for part, norm in result.grad_norms.items()}
+        sizes |= {f"grad_norm/{part}": norm for part, norm in result.grad_norms.items()}
         return result, sizes
 
     def _stop(self) -> None:

@@ -87,10 +87,10 @@ class TrainConfig:
 @dataclass
 class StepResult:
     """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping,
-    `grad_norms` those of its parts (see `part_of`); `scalars` are values of the objectives' own
-    parameters, such as ``contrastive/logit_scale``, before the step. `skipped`: fp16 gradients
-    overflowed, and nothing was changed but the scale of the loss; `loss_scale` is that of the next
-    step, None in other precisions.
+    `grad_norms` those of its parts (see `part_of`; none if skipped); `scalars` are values of the
+    objectives' own parameters, such as ``contrastive/logit_scale``, before the step. `skipped`:
+    fp16 gradients overflowed, and nothing was changed but the scale of the loss; `loss_scale` is
+    that of the next step, None in other precisions.
     """
 
     loss: float
@@ -294,14 +294,15 @@ class Trainer:
             for name, found in scalars.items()
             for key, value in found.items()
         }
+        skipped = step_was_skipped(self.engine)
         return StepResult(
             loss,
             losses,
             values,
             grad_norm,
-            norms,
+            {} if skipped else norms,
             lr,
-            skipped=step_was_skipped(self.engine),
+            skipped=skipped,
             loss_scale=loss_scale(self.engine),
         )
 

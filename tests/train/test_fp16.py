@@ -17,6 +17,7 @@ from mmfm.train.optim import OptimConfig
 from mmfm.train.resume import restored
 from mmfm.train.trainer import TrainConfig, Trainer
 from mmfm.types import Batch
+from mmfm.weights import load_task
 from tests import tiny
 
 ADAMW = OptimConfig(lr=1e-3, weight_decay=0.01, schedule="constant")
@@ -41,7 +42,7 @@ def trainer(
 ) -> Trainer:
     task = tiny.make_task(tokenizer)
     if found is not None:
-        state.load_weights(task, found)
+        load_task(task, found)
     return Trainer(
         task,
         TrainConfig(zero_stage=stage, precision=precision, micro_batch_size=tiny.GLOBAL_BATCH // 2),

@@ -61,7 +61,7 @@ def test_required_sections(tmp_path: Path, missing: str) -> None:
         ("train.save_every=0", r"train: save_every = 0"),
         ("train.keep_checkpoints=0", r"train: keep_checkpoints = 0"),
         ("train.zero_stage=4", r"train\.zero_stage = 4"),
-        ("train.precision=fp16", r"train\.precision = 'fp16'"),
+        ("train.precision=fp64", r"train\.precision = 'fp64'"),
         ("train.grad_cache=maybe", r"train\.grad_cache"),
         ("eval.tasks.x.type=retrievel", r"eval\.tasks\.x\.type: no module 'retrievel'; did you"),
         ("data.max_bad_share=2", r"data: max_bad_share"),

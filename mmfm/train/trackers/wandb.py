@@ -5,6 +5,7 @@ Project, server and mode are wandb's own settings (``WANDB_PROJECT``, ``WANDB_MO
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ class Tracker:
         known = folder / "wandb" / "run_id"
         known.parent.mkdir(parents=True, exist_ok=True)
         if not known.exists():
-            known.write_text(wandb.util.generate_id())
+            known.write_text(uuid.uuid4().hex)
         self._run = wandb.init(
             dir=str(folder),
             name=folder.name,
             id=known.read_text(),
             resume="allow",
             config=recipe,
-            settings=wandb.Settings(console="off"),
+            settings=wandb.Settings(console="off", silent=True),
         )
         # A step that is run again after a resume is drawn where it belongs.
         self._run.define_metric("*", step_metric="step")
@@ -35,4 +36,4 @@ class Tracker:
         self._run.log({"step": step, **values})
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
