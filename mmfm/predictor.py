@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmfm import distributed
-from mmfm.checkpoint import Checkpoint, CheckpointError
+from mmfm.checkpoint import Checkpoint, CheckpointError, Weights
 from mmfm.config import ConfigError, component, from_dict
 from mmfm.data.decode import TRANSFORMS, build_transforms
 from mmfm.heads.base import Head
@@ -283,8 +283,11 @@ class _Table:
         return [ids[i] for i in first], groups[first], labels[first], columns
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
-    """The model of a checkpoint (its folder, or a run's folder for the latest), in evaluation mode.
+def load(
+    path: str | Path, device: str | torch.device | None = None, weights: Weights = "model"
+) -> Predictor:
+    """The model of a checkpoint (its folder, or a run's folder for the latest), in evaluation mode;
+    with `weights` = "ema" the average over its training.
 
     Nothing but the folder is needed. CheckpointError where it is missing, broken or of another
     version.
@@ -297,7 +300,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
         for modality, settings in checkpoint.preprocessing["transforms"].items()
     }
     task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets)
-    found = checkpoint.tensors("model")
+    found = checkpoint.weights(weights)
     wanted = task.state_dict()
     if set(found) != set(wanted):
         off = sorted(set(found) ^ set(wanted))

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,8 +64,8 @@ class FinetuneTaskConfig:
 
 
 class Task(nn.Module):
-    """A model and named objectives with their weights. The trainer may split a step (see
-    `forward`).
+    """A model and named objectives with their weights, those of the first step until `set_step`.
+    The trainer may split a step (see `forward`).
     """
 
     def __init__(self, model: Model, objectives: Mapping[str, tuple[Objective, float]]) -> None:
@@ -73,6 +73,7 @@ class Task(nn.Module):
         self.model = model
         self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
         self.weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.weight_at: dict[str, Callable[[int], float]] = {}
         self.mask_ratios: dict[str, float] = {}
         for name, (objective, _) in objectives.items():
             if "/" in name or "." in name:
@@ -93,6 +94,14 @@ class Task(nn.Module):
     def specs(self) -> dict[str, dict[str, Any]]:
         """Modality ▶ what the data pipeline must know of it."""
         return self.model.specs
+
+    def set_step(self, step: int) -> None:
+        """Use the weights of `step` (from 0), for the objectives in `weight_at`, whose weight
+        varies.
+
+        An objective of weight 0 still runs: all ranks do the same work in every step.
+        """
+        self.weights |= {name: weight_at(step) for name, weight_at in self.weight_at.items()}
 
     @property
     def cached(self) -> dict[str, CachedObjective]:
@@ -234,7 +243,10 @@ class PretrainTask(Task):
                 objectives[name] = (objective.build(model), objective.weight)
             except ValueError as error:
                 raise ConfigError(f"objectives.{name}: {error}") from None
-        return cls(model, objectives)
+        task = cls(model, objectives)
+        task.weight_at = {n: o.weight_at for n, o in config.objectives.items() if o.scheduled}
+        task.set_step(0)
+        return task
 
     @property
     def masked(self) -> dict[str, MaskedObjective]:

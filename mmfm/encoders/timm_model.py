@@ -149,6 +149,12 @@ class TimmModel(Encoder):
             return super().patchify(inputs, valid)
         return patchify(inputs, *self.patch)
 
+    def depths(self) -> dict[str, int]:
+        """As timm groups the model's layers."""
+        matcher = self.model.group_matcher(coarse=False)
+        groups = timm.models.group_parameters(self.model, matcher, reverse=True)
+        return {f"model.{name}": depth for name, depth in groups.items()}
+
     def save_assets(self, folder: Path) -> None:
         text = json.dumps(self.description, indent=1, sort_keys=True)
         (folder / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")

@@ -55,7 +55,8 @@ def main(
                 print(text)
             return 0
         start_process_group()
-        train(run, found)
+        while not train(run, found):
+            run, found = _go_on(prepare(args.config, args.overrides))
         if after is not None and distributed.is_main():
             after(run)
         return 0
@@ -73,6 +74,13 @@ def main(
         raise
     finally:
         end_process_group()
+
+
+def _go_on(run: Run) -> tuple[Run, Checkpoint]:
+    """The run and the checkpoint that it has just written, checked."""
+    found = Checkpoint.open(run.folder)
+    check(run, found, run.pipeline(distributed.world_size()))
+    return run, found
 
 
 class _Parser(argparse.ArgumentParser):

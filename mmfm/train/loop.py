@@ -20,8 +20,11 @@ from mmfm.predictor import Predictor
 from mmfm.train import report, state
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
 from mmfm.train.flops import FlopCounter, peak_flops
+from mmfm.train.groups import freeze_parts, next_thaw
 from mmfm.train.log import RunLog, environment
 from mmfm.train.measure import Clock, metrics_row
+from mmfm.train.optim import groups_of
+from mmfm.train.pieces import averaged_weights
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.trainer import StepResult, Trainer
@@ -33,13 +36,18 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     if found is not None:
         check_resume(found, pipeline)
         state.load_weights(run.task, found)
-    build_evaluators(run.recipe, Predictor(run.task, run.label), open_manifests(run.recipe))
+    recipe = run.recipe
+    freeze_parts(run.task, recipe.optim.freeze, 0 if found is None else found.step)
+    groups_of(run.task, recipe.optim)
+    build_evaluators(recipe, Predictor(run.task, run.label), open_manifests(recipe))
 
 
-def train(run: Run, found: Checkpoint | None) -> Predictor:
-    """Train to the end and return the trained model; collective, in a started process group.
+def train(run: Run, found: Checkpoint | None) -> bool:
+    """Train to the end; collective, in a started process group.
 
-    `check` has passed, and has put the checkpoint's weights into the task.
+    False where a part of the model begins to train now: ZeRO would ignore what becomes trainable
+    later, so a run that is prepared anew must go on, from the checkpoint that is written. `check`
+    has passed, and has put the checkpoint's weights into the task.
     """
     recipe = run.recipe
     sources = [(name, manifest) for name, manifest, _ in recipe.data.open_sources()]
@@ -82,9 +90,12 @@ def train(run: Run, found: Checkpoint | None) -> Predictor:
         _steps(run, trainer, pipeline, steps, evaluation, log)
     finally:
         log.close()
+    if trainer.step_index < recipe.train.max_steps:  # a part begins to train
+        trainer.engine.destroy()
+        return False
     if distributed.is_main():
         report.write(run.folder)
-    return predictor
+    return True
 
 
 def _start_folder(run: Run) -> None:
@@ -114,13 +125,17 @@ def _steps(
     evaluation: Evaluation,
     log: RunLog,
 ) -> None:
-    """The steps that are left, with logging, evaluation and checkpoints."""
-    config = run.recipe.train
+    """The steps that are left, or those until a part begins to train, with logging, evaluation and
+    checkpoints.
+    """
+    config, optim = run.recipe.train, run.recipe.optim
+    thaw = next_thaw(optim.freeze, trainer.step_index)
+    end = config.max_steps if thaw is None else min(thaw, config.max_steps)
     clock = Clock(run.recipe.data.global_batch_size)
     clock.peak_flops = peak_flops(
         trainer.engine.device, torch.bfloat16 if config.precision == "bf16" else torch.float32
     )
-    while trainer.step_index < config.max_steps:
+    while trainer.step_index < end:
         clock.start()
         micro_batches = next(steps)
         clock.data_is_there()
@@ -130,13 +145,16 @@ def _steps(
             clock.flops_a_step = counter.flops
         clock.step_is_done()
         step, last = trainer.step_index, trainer.step_index == config.max_steps
-        logs, saves = (last or step % n == 0 for n in (config.log_every, config.save_every))
+        logs = last or step % config.log_every == 0
+        saves = step == end or step % config.save_every == 0
         if logs or saves:
             _check(result, step, pipeline)
         if logs:
             log.train(metrics_row(step, pipeline, result, micro_batches, clock, config.max_steps))
         if last or step % config.eval_every == 0:
-            evaluation.run(step)
+            judged = averaged_weights if optim.ema and optim.ema.evaluate else nullcontext
+            with judged(trainer.engine):
+                evaluation.run(step)
         if saves:
             save(run, trainer, pipeline, step)
 
@@ -199,6 +217,7 @@ def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
         {
             "model": state.weights_part(trainer.engine),
             "optimizer": state.optimizer_part(trainer.engine),
+            **({"ema": state.ema_part(trainer.engine)} if run.recipe.optim.ema else {}),
         },
         files,
         {

@@ -70,6 +70,7 @@ def metrics_row(
     for name, value in result.scalars.items():
         row[name] = value
         row.setdefault(name.split("/")[-1], value)
+    row |= {f"{name}_weight": weight for name, weight in result.weights.items()}
     return {
         **row,
         "batch_hash": batch_hash(micro_batches),

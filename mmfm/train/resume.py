@@ -11,6 +11,7 @@ from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.train import state
+from mmfm.train.groups import thawed
 from mmfm.train.recipe import Recipe
 from mmfm.train.trainer import Trainer
 from mmfm.types import Batch
@@ -89,7 +90,8 @@ def restored(
     """
     first = next(steps)
     trainer.step(first, lr=0.0)
-    state.restore_optimizer(trainer.engine, found)
+    fresh = thawed(trainer.task, trainer.optim.freeze, found.step)
+    state.restore_optimizer(trainer.engine, found, fresh)
 
     def again() -> Iterator[list[Batch]]:
         yield first

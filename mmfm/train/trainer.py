@@ -59,7 +59,7 @@ class TrainConfig:
 class StepResult:
     """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping;
     `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
-    before the step.
+    before the step. `weights`: of the objectives whose weight varies.
     """
 
     loss: float
@@ -67,6 +67,7 @@ class StepResult:
     scalars: dict[str, float]
     grad_norm: float
     lr: float
+    weights: dict[str, float]
 
 
 class Trainer:
@@ -117,6 +118,7 @@ class Trainer:
         """Train on all of this rank's micro-batches of one step; `lr` replaces the schedule's."""
         assert len(micro_batches) == self.grad_accum_steps, "the engine's accumulation is fixed"
         lr = self._set_lr(lr)
+        self.task.set_step(self.step_index)
         self.engine.train()
         batches = [self._place(b, i) for i, b in enumerate(micro_batches)]
         counts = self._global_counts(batches)
@@ -216,9 +218,12 @@ class Trainer:
                 self.config.max_steps,
                 self.optim.warmup_steps,
                 self.optim.final_lr_factor,
+                self.optim.decay_steps,
             )
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
+            if self.optim.ema is not None:
+                group["ema_decay"] = self.optim.ema.decay_at(self.step_index)
         return lr
 
     def _result(
@@ -241,7 +246,8 @@ class Trainer:
             for name, found in scalars.items()
             for key, value in found.items()
         }
-        return StepResult(loss, losses, values, grad_norm, lr)
+        weights = {name: self.task.weights[name] for name in self.task.weight_at}
+        return StepResult(loss, losses, values, grad_norm, lr, weights)
 
 
 def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:
