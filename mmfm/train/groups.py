@@ -54,7 +54,7 @@ def parameter_groups(
         decay = weight_decay if is_matrix(parameter) else 0.0
         factor = by_layer.get(name, 1.0) * (of_part(lr_factors, name) or 1.0)
         since = of_part(freeze, name) or 0
-        assert since != "always", "freeze_parts comes first"
+        assert isinstance(since, int), "freeze_parts comes first"
         key = (decay, factor, since)
         group = {"params": [], "weight_decay": decay, "lr_factor": factor, "since": since}
         groups.setdefault(key, group)["params"].append(parameter)
@@ -76,13 +76,13 @@ def freeze_parts(task: nn.Module, freeze: Freeze, step: int) -> None:
             )
     for name, parameter in task.named_parameters():
         until = of_part(freeze, name)
-        if until is not None and (until == "always" or step < until):
+        if until is not None and not (isinstance(until, int) and step >= until):
             parameter.requires_grad_(False)
 
 
 def next_thaw(freeze: Freeze, step: int) -> int | None:
     """The first step after `step` in which a part begins to train; None where none does."""
-    return min((s for s in freeze.values() if s != "always" and s > step), default=None)
+    return min((s for s in freeze.values() if isinstance(s, int) and s > step), default=None)
 
 
 def thawed(task: nn.Module, freeze: Freeze, step: int) -> set[str]:
@@ -110,8 +110,7 @@ def check_parts(where: str, parts: Iterable[str], names: Iterable[str]) -> None:
             near = difflib.get_close_matches(part, known, n=3, cutoff=0.4)
             top = [name for name in known if name.count(".") < 2]
             raise ConfigError(
-                f"{where}: nothing that trains is called {part!r}; near: "
-                f"{', '.join(near or top)}"
+                f"{where}: there is no part {part!r}; near: {', '.join(near or top)}"
             )
 
 

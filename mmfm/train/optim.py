@@ -71,7 +71,7 @@ class OptimConfig:
             if not 0 < decay <= 1:
                 raise ValueError(f"layer_decay: {modality} = {decay} must be above 0, at most 1")
         for part, step in self.freeze.items():
-            if step != "always" and step < 0:
+            if isinstance(step, int) and step < 0:
                 raise ValueError(f"freeze: {part} = {step} must not be negative")
         if "." not in self.type:
             if self.type not in BUILT_IN:

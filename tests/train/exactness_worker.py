@@ -21,6 +21,7 @@ from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig, Trainer
 from mmfm.types import Batch
 from tests import tiny
+from tests.train import thaw_worker
 
 STEPS = 3
 SGD = OptimConfig(type="sgd", lr=0.02, weight_decay=0.0, grad_clip=0.0, schedule="constant")
@@ -133,6 +134,8 @@ def main() -> None:
             (out / f"{case.name}.json").write_text(json.dumps(losses))
             if case.optimizer == "sgd":
                 save_file(seen, out / f"{case.name}.safetensors")
+    for thaw in thaw_worker.CASES:
+        thaw_worker.run(thaw, tokenizer, out)
     distributed.barrier()
     distributed.shutdown()
 

@@ -16,23 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests import tiny
-from tests.launch import deepspeed
 from tests.train import reference
 from tests.train.exactness_worker import ADAMW, CASES, SGD, STEPS, Case, global_batch
 
 FLOAT = torch.float32
-
-
-@pytest.fixture(scope="session")
-def tokenizer(tmp_path_factory) -> str:
-    return tiny.make_tokenizer(tmp_path_factory.mktemp("exactness") / "tokenizer")
-
-
-@pytest.fixture(scope="session", params=[1, 2], ids=["1rank", "2ranks"])
-def results(request, tokenizer, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp(f"ranks{request.param}")
-    deepspeed(request.param, "tests.train.exactness_worker", tokenizer, str(out))
-    return out
 
 
 @cache
@@ -75,9 +62,9 @@ def gradients_of(task, step: int, missing: bool, few_masked: bool = False):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_losses_equal_plain_pytorch(case: Case, results: Path, tokenizer: str) -> None:
-    want, _ = plain_run(tokenizer, case.missing, case.optimizer, case.few_masked)
-    got = json.loads((results / f"{case.name}.json").read_text())
+def test_losses_equal_plain_pytorch(case: Case, exact_results: Path, exact_tokenizer: str) -> None:
+    want, _ = plain_run(exact_tokenizer, case.missing, case.optimizer, case.few_masked)
+    got = json.loads((exact_results / f"{case.name}.json").read_text())
     for step in range(STEPS):
         for name, loss in got[step].items():
             # A loss that this step can't have is reported as zero.
@@ -89,7 +76,7 @@ SGD_CASES = [case for case in CASES if case.optimizer == "sgd"]
 
 
 @pytest.mark.parametrize("case", SGD_CASES, ids=lambda case: case.name)
-def test_gradients_equal_plain_pytorch(case: Case, results: Path, tokenizer: str) -> None:
+def test_gradients_equal_plain_pytorch(case: Case, exact_results: Path, exact_tokenizer: str) -> None:
     """At the trainer's own weights of each step, against double precision: to 1e-6 of each tensor's
     norm.
 
@@ -97,9 +84,9 @@ def test_gradients_equal_plain_pytorch(case: Case, results: Path, tokenizer: str
     gradients in which large terms cancel), the trainer may be as far as three times what plain
     PyTorch is.
     """
-    seen = load_file(results / f"{case.name}.safetensors")
-    plain = tiny.make_task(tokenizer)
-    exact = tiny.make_task(tokenizer).double()
+    seen = load_file(exact_results / f"{case.name}.safetensors")
+    plain = tiny.make_task(exact_tokenizer)
+    exact = tiny.make_task(exact_tokenizer).double()
     for step in range(STEPS):
         for task in (plain, exact):
             with torch.no_grad():
@@ -121,16 +108,16 @@ def distance(got: torch.Tensor, want: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("case", SGD_CASES, ids=lambda case: case.name)
-def test_weights_equal_plain_pytorch(case: Case, results: Path, tokenizer: str) -> None:
+def test_weights_equal_plain_pytorch(case: Case, exact_results: Path, exact_tokenizer: str) -> None:
     """After three SGD steps, to 1e-6 of each tensor's norm, against double precision."""
-    _, exact = plain_run(tokenizer, case.missing, "sgd", case.few_masked, torch.float64)
-    seen = load_file(results / f"{case.name}.safetensors")
+    _, exact = plain_run(exact_tokenizer, case.missing, "sgd", case.few_masked, torch.float64)
+    seen = load_file(exact_results / f"{case.name}.safetensors")
     for name, weight in exact.items():
         off = distance(seen[f"weight/{STEPS}/{name}"], weight)
         assert off <= 1e-6, name
 
 
-def test_every_parameter_has_a_gradient_to_compare(tokenizer: str) -> None:
-    task = tiny.make_task(tokenizer)
+def test_every_parameter_has_a_gradient_to_compare(exact_tokenizer: str) -> None:
+    task = tiny.make_task(exact_tokenizer)
     gradients_of(task, 0, missing=False)
     assert not [name for name, p in task.named_parameters() if not p.grad.any()]
