@@ -107,7 +107,9 @@ class Checkpoint:
         return {**self.tensors("model"), **averages}
 
     def tensors(self, kind: str, prefix: str = "") -> dict[str, Tensor]:
-        """All tensors of a kind ("model", "optimizer", "ema") whose name starts with `prefix`, on CPU."""
+        """All tensors of a kind ("model", "optimizer", "ema") whose name starts with `prefix`, on
+        CPU.
+        """
         found: dict[str, Tensor] = {}
         for name in self.manifest["files"]:
             if name.startswith(f"{kind}-") and name.endswith(".safetensors"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmfm.config import component, Component, from_dict
+from mmfm.config import Component, component, from_dict
 from mmfm.train.optim import OptimConfig
 from mmfm.train.recipe import PretrainConfig
 from mmfm_eval.suite import SuiteConfig

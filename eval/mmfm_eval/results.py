@@ -88,7 +88,8 @@ def protocol(
 
     `fingerprint` covers everything but where the data lie and what reads them; two evaluations with
     the same one, by the same code (`code_sha256`), must agree. `suite_fingerprint` leaves out the
-    checkpoint, which of its weights, and its preprocessing: scores of two models may be compared where it is equal.
+    checkpoint, which of its weights, and its preprocessing: scores of two models may be compared
+    where it is equal.
     """
     resolved = to_dict(suite)
     versions = {"python": platform.python_version()}

@@ -45,7 +45,7 @@ def keep_average(optimizer: torch.optim.Optimizer) -> None:
     started: dict[Tensor, Tensor] = {}
 
     def before(*_: Any) -> None:
-        for _, weight in _held(optimizer):
+        for _group, weight in _held(optimizer):
             if EMA not in optimizer.state.get(weight, {}):
                 started[weight] = weight.detach().clone()
 

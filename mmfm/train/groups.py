@@ -109,9 +109,7 @@ def check_parts(where: str, parts: Iterable[str], names: Iterable[str]) -> None:
         if part not in known:
             near = difflib.get_close_matches(part, known, n=3, cutoff=0.4)
             top = [name for name in known if name.count(".") < 2]
-            raise ConfigError(
-                f"{where}: there is no part {part!r}; near: {', '.join(near or top)}"
-            )
+            raise ConfigError(f"{where}: there is no part {part!r}; near: {', '.join(near or top)}")
 
 
 def is_matrix(parameter: nn.Parameter) -> bool:
@@ -123,8 +121,9 @@ def is_matrix(parameter: nn.Parameter) -> bool:
 def _layer_factors(task: nn.Module, layer_decay: Mapping[str, float]) -> dict[str, float]:
     factors = {}
     for modality, decay in layer_decay.items():
+        model: Any = task.get_submodule("model")
         try:
-            depths = task.get_submodule("model").encoder(modality).depths()
+            depths: dict[str, int] = model.encoder(modality).depths()
         except ValueError as error:
             raise ConfigError(f"optim.layer_decay: {error}") from None
         top = max(depths.values(), default=0)

@@ -56,7 +56,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"lr = {self.lr} must be above 0")
-        for name in ("momentum", "weight_decay", "grad_clip", "warmup_steps", "final_lr_factor"):
+        not_negative = ("momentum", "weight_decay", "grad_clip", "final_lr_factor")
+        for name in (*not_negative, "warmup_steps", "decay_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
         if (self.schedule == "wsd") != (self.decay_steps > 0):
@@ -142,13 +143,14 @@ def is_elementwise(make: Make, weight_decay: float) -> bool:
     """Whether three steps on a matrix and on two flat pieces of it come out the same."""
     draw = torch.Generator().manual_seed(0)
     whole = nn.Parameter(torch.randn(4, 6, generator=draw))
-    pieces = [nn.Parameter(p.clone()) for p in whole.detach().flatten().split([7, 17])]
+    sizes = [7, 17]
+    pieces = [nn.Parameter(p.clone()) for p in torch.split(whole.detach().flatten(), sizes)]
     one, other = (make([{"params": p, "weight_decay": weight_decay}]) for p in ([whole], pieces))
     if one.state:
         return False
     for _ in range(3):
         whole.grad = torch.randn(4, 6, generator=draw)
-        for piece, gradient in zip(pieces, whole.grad.flatten().split([7, 17]), strict=True):
+        for piece, gradient in zip(pieces, torch.split(whole.grad.flatten(), sizes), strict=True):
             piece.grad = gradient.clone()
         one.step()
         other.step()

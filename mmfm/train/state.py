@@ -119,9 +119,9 @@ def restore_optimizer(engine: Any, checkpoint: Checkpoint, fresh: Collection[str
             f"weights: it lacks {_some(sorted(wanted - set(found)))} and has "
             f"{_some(sorted(set(found) - wanted))} besides"
         )
-    for name in wanted:
-        parameter, _, key = name.rpartition("/")
-        set_state(engine, named[parameter], key, found[name])
+    for entry in wanted:
+        name, _, key = entry.rpartition("/")
+        set_state(engine, named[name], key, found[entry])
     averaged = any(EMA in state for _, _, state in held_states(engine))
     if averaged or engine.bfloat16_enabled():
         weights = checkpoint.tensors("model")

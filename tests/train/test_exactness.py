@@ -76,7 +76,9 @@ SGD_CASES = [case for case in CASES if case.optimizer == "sgd"]
 
 
 @pytest.mark.parametrize("case", SGD_CASES, ids=lambda case: case.name)
-def test_gradients_equal_plain_pytorch(case: Case, exact_results: Path, exact_tokenizer: str) -> None:
+def test_gradients_equal_plain_pytorch(
+    case: Case, exact_results: Path, exact_tokenizer: str
+) -> None:
     """At the trainer's own weights of each step, against double precision: to 1e-6 of each tensor's
     norm.
 

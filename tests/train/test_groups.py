@@ -65,7 +65,8 @@ def test_the_longest_part_that_fits_gives_the_factor(tokenizer: str) -> None:
 @pytest.mark.parametrize("setting", ["lr_factors", "freeze"])
 def test_an_unknown_part_is_an_error_with_the_nearest(tokenizer: str, setting: str) -> None:
     task = tiny.make_task(tokenizer)
-    with pytest.raises(ConfigError, match=rf"optim\.{setting}: .*'model\.encoders\.txt'; near: .*model\.encoders\.text"):  # fmt: skip
+    message = rf"optim\.{setting}: .*'model\.encoders\.txt'; near: .*model\.encoders\.text"
+    with pytest.raises(ConfigError, match=message):
         parameter_groups(task, weight_decay=0.0, **{setting: {"model.encoders.txt": 2}})
     # The front of a name is no part of it.
     with pytest.raises(ConfigError, match=r"'model\.encoders\.te'"):
@@ -104,14 +105,15 @@ FREEZE = {"model": 4, "model.fusion": 2, "model.encoders.text": "always", "model
 
 
 @pytest.mark.parametrize(
-    ("step", "trained"),
+    ("step", "more"),
     [
-        (0, {"model.projections", "objectives"}),
-        (2, {"model.projections", "objectives", "model.fusion"}),
-        (4, {"model.projections", "objectives", "model.fusion", "model.encoders.image", "model.encoders.audio"}),
+        (0, ()),
+        (2, ("model.fusion",)),
+        (4, ("model.fusion", "model.encoders.image", "model.encoders.audio")),
     ],
-)  # fmt: skip
-def test_what_trains_when(tokenizer: str, step: int, trained: set[str]) -> None:
+)
+def test_what_trains_when(tokenizer: str, step: int, more: tuple[str, ...]) -> None:
+    trained = ("model.projections", "objectives", *more)
     task = tiny.make_task(tokenizer)
     freeze_parts(task, FREEZE, step)
     for name, parameter in task.named_parameters():

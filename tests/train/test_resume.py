@@ -87,7 +87,9 @@ def test_runs_are_whole(runs: Path) -> None:
         assert steps == ["step_00000003", "step_00000006", "step_00000008"]
 
 
-@pytest.mark.parametrize(("name", "before"), [("same", "whole"), ("bf16-on", "bf16"), ("thaw-on", "thaw")])
+@pytest.mark.parametrize(
+    ("name", "before"), [("same", "whole"), ("bf16-on", "bf16"), ("thaw-on", "thaw")]
+)
 def test_continued_run_equals_the_uninterrupted_one_bit_for_bit(
     runs: Path, name: str, before: str
 ) -> None:
