@@ -84,7 +84,7 @@ def test_losses_equal_plain_pytorch(case: Case, exact_results: Path, exact_token
 def test_weights_and_averages_equal_plain_pytorch(
     case: Case, exact_results: Path, exact_tokenizer: str
 ) -> None:
-    """After five steps of SGD with momentum, to 1e-6 of each tensor's norm, against double
+    """After four steps of SGD with momentum, to 1e-6 of each tensor's norm, against double
     precision.
     """
     _, weights, average = plain_run(exact_tokenizer, "sgd", torch.float64)

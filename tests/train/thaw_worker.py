@@ -23,7 +23,7 @@ from mmfm.train.resume import restored
 from mmfm.train.trainer import TrainConfig, Trainer
 from tests import tiny
 
-STEPS, THAW = 5, 2
+STEPS, THAW = 4, 2
 COMMON = {
     "weight_decay": 0.01,
     "grad_clip": 0.0,
@@ -51,9 +51,8 @@ class Case:
         return f"thaw-stage{self.stage}-{self.optimizer}-{self.precision}"
 
 
-CASES = [Case(stage, optimizer) for stage in (0, 1, 2, 3) for optimizer in ("sgd", "adamw")]
-CASES += [Case(2, "lion"), Case(3, "lion")]
-CASES += [Case(stage, "adamw", "bf16") for stage in (1, 2, 3)]
+CASES = [Case(stage, "sgd") for stage in (0, 1, 2, 3)]
+CASES += [Case(2, "adamw"), Case(1, "lion"), Case(1, "adamw", "bf16"), Case(3, "adamw", "bf16")]
 
 
 def run(case: Case, tokenizer: str, out: Path) -> None:
