@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmfm.layers.attention import Attention, attention_mask
 from mmfm.layers.mlp import Mlp
@@ -72,7 +74,11 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """`layers` blocks and a final norm; `drop_path` grows linearly with depth up to its value."""
+    """`layers` blocks and a final norm; `drop_path` grows linearly with depth up to its value.
+
+    With `recompute` a block keeps only its input for the backward pass, see
+    `mmfm.layers.recompute`.
+    """
 
     def __init__(
         self,
@@ -90,13 +96,17 @@ class Transformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout, rate) for rate in rates)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.causal = causal
+        self.recompute = False
         self.apply(init_weights)
 
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None) -> Tensor:
         """[B,L,width] ▶ [B,L,width]; no token attends to one that isn't `valid`."""
         mask = attention_mask(valid_BL, x_BLD.shape[1], self.causal)
         for block in self.blocks:
-            x_BLD = block(x_BLD, mask)
+            if self.recompute and torch.is_grad_enabled():
+                x_BLD = checkpoint(block, x_BLD, mask, use_reentrant=False)
+            else:
+                x_BLD = block(x_BLD, mask)
         return self.norm(x_BLD)  # type: ignore[no-any-return]
 
 

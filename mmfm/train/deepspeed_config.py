@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from typing import Any, Literal
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 OWNED_KEYS = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
 
@@ -32,10 +32,10 @@ def deepspeed_config(
                 f"deepspeed.{key} follows from data.global_batch_size, train.micro_batch_size and "
                 "the number of ranks; set those"
             )
-    if precision == "bf16" and zero_stage == 0:
+    if precision != "fp32" and zero_stage == 0:
         raise ValueError(
-            "train.precision = bf16 keeps fp32 weights and gradients in ZeRO's optimiser: set "
-            "train.zero_stage to 1, 2 or 3 (also on one rank)"
+            f"train.precision = {precision} keeps fp32 weights and gradients in ZeRO's optimiser: "
+            "set train.zero_stage to 1, 2 or 3 (also on one rank)"
         )
     config: dict[str, Any] = {
         "train_batch_size": global_batch_size,
@@ -45,7 +45,7 @@ def deepspeed_config(
         "prescale_gradients": False,
         "gradient_predivide_factor": 1.0,
         "communication_data_type": "fp32",
-        "fp16": {"enabled": False},
+        "fp16": _fp16(precision == "fp16"),
         "bf16": {"enabled": precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
@@ -60,6 +60,23 @@ def deepspeed_config(
         "wall_clock_breakdown": False,
     }
     return _merge(config, overrides)
+
+
+def _fp16(enabled: bool) -> dict[str, Any]:
+    """Where a gradient overflows, the step is left out and from the second time on the loss's scale
+    halved, at first 2**16; after 1,000 steps without it doubles.
+    """
+    if not enabled:
+        return {"enabled": False}
+    return {
+        "enabled": True,
+        "loss_scale": 0,
+        "initial_scale_power": 16,
+        "loss_scale_window": 1000,
+        "hysteresis": 2,
+        "consecutive_hysteresis": False,
+        "min_loss_scale": 1,
+    }
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

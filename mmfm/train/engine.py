@@ -13,6 +13,7 @@ import deepspeed.comm
 import deepspeed.ops
 import deepspeed.runtime.bf16_optimizer
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.utils import logger as deepspeed_logger
 from torch import nn
 
@@ -57,10 +58,34 @@ _ONE_PROCESS = {
 def start_engine(task: nn.Module, optim: OptimConfig, config: dict[str, Any]) -> Any:
     """`task` on a DeepSpeed engine; its parameters must be equal on all ranks or rank 0's count."""
     start_process_group()
+    if config["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
+        raise ValueError("train.precision = fp16: this device has no fp16; use bf16 or fp32")
     task = task.to(distributed.device())
     optimizer = build_optimizer(task, optim)
     engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=config)
+    if engine.fp16_enabled():  # it would stop the run with a plain Exception; see step_was_skipped
+        engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     return engine
+
+
+def loss_scale(engine: Any) -> float | None:
+    """What fp16 multiplies the loss with; None in other precisions."""
+    return float(engine.optimizer.loss_scale) if engine.fp16_enabled() else None
+
+
+def step_was_skipped(engine: Any) -> bool:
+    """Whether the last step was left out, because fp16 gradients overflowed; ValueError where they
+    do so at the smallest scale of the loss.
+    """
+    if not engine.fp16_enabled() or engine.was_step_applied():
+        return False
+    scaler = engine.optimizer.loss_scaler
+    if scaler.cur_scale <= scaler.min_scale:
+        raise ValueError(
+            "fp16 gradients overflow at the smallest scale of the loss: lower optim.lr, or use "
+            "train.precision=bf16"
+        )
+    return True
 
 
 def zero_stale_gradients(engine: Any) -> None:

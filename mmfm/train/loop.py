@@ -181,7 +181,7 @@ def _check(result: StepResult, step: int, pipeline: Pipeline) -> None:
     """
     if not math.isfinite(result.loss):
         raise ValueError(f"step {step}: the loss is not finite: {result.losses}")
-    if not 0 <= result.grad_norm < math.inf:  # ZeRO says -1
+    if not result.skipped and not 0 <= result.grad_norm < math.inf:  # ZeRO says -1
         raise ValueError(
             f"step {step}: the gradient is not finite, though the loss is: {result.losses}; the "
             "newest checkpoint is of an earlier step"
@@ -223,6 +223,7 @@ def save(run: Run, trainer: Trainer, pipeline: Pipeline, step: int) -> None:
         {
             "fingerprint": pipeline.order.fingerprint,
             "optimizer_scalars": state.optimizer_scalars(trainer.engine),
+            "loss_scaler": state.loss_scaler_state(trainer.engine),
         },
     )
     if distributed.is_main():

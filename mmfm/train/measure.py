@@ -71,11 +71,13 @@ def metrics_row(
         row[name] = value
         row.setdefault(name.split("/")[-1], value)
     row |= {f"{name}_weight": weight for name, weight in result.weights.items()}
+    if result.loss_scale is not None:
+        row |= {"loss_scale": result.loss_scale, "skipped": result.skipped}
     return {
         **row,
         "batch_hash": batch_hash(micro_batches),
         "lr": result.lr,
-        "grad_norm": result.grad_norm,
+        "grad_norm": None if result.skipped else result.grad_norm,
         "samples_per_s": clock.samples_per_s,
         "data_wait": clock.data_wait,
         "mfu": clock.mfu,

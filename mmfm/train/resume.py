@@ -89,9 +89,16 @@ def restored(
     again.
     """
     first = next(steps)
-    trainer.step(first, lr=0.0)
-    fresh = thawed(trainer.task, trainer.optim.freeze, found.step)
-    state.restore_optimizer(trainer.engine, found, fresh)
+    stored = tuple(f"{kind}-" for kind in ("optimizer", "ema"))
+    # None where every step so far was left out.
+    if any(name.startswith(stored) for name in found.manifest["files"]):
+        if trainer.config.precision == "fp16":  # a step that overflows makes no state
+            state.set_loss_scaler(trainer.engine, {"cur_scale": 1.0})
+        trainer.step(first, lr=0.0)
+        fresh = thawed(trainer.task, trainer.optim.freeze, found.step)
+        state.restore_optimizer(trainer.engine, found, fresh)
+    state.restore_full_weights(trainer.engine, found)
+    state.set_loss_scaler(trainer.engine, found.manifest["loss_scaler"])
 
     def again() -> Iterator[list[Batch]]:
         yield first

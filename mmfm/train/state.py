@@ -68,8 +68,8 @@ def optimizer_part(engine: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def ema_part(engine: Any) -> Iterator[tuple[str, Tensor]]:
-    """This rank's part of the trainable weights' averages; collective."""
-    return _state_part(engine, EMA)
+    """This rank's part of the trainable weights' averages, once there are some; collective."""
+    return _state_part(engine, EMA) if _keeps_average(engine) else iter(())
 
 
 def _state_part(engine: Any, key: str) -> Iterator[tuple[str, Tensor]]:
@@ -100,8 +100,7 @@ def optimizer_scalars(engine: Any) -> dict[str, float]:
 
 
 def restore_optimizer(engine: Any, checkpoint: Checkpoint, fresh: Collection[str] = ()) -> None:
-    """Set the optimiser's state, the averages, and the fp32 weights behind bf16 ones, from
-    `checkpoint`.
+    """Set the optimiser's state and the averages from `checkpoint`.
 
     The engine must have taken a step (with learning rate 0), so that the state exists. The
     parameters in `fresh` begin to train now, and lose theirs again. Averages that the checkpoint
@@ -122,15 +121,10 @@ def restore_optimizer(engine: Any, checkpoint: Checkpoint, fresh: Collection[str
     for entry in wanted:
         name, _, key = entry.rpartition("/")
         set_state(engine, named[name], key, found[entry])
-    averaged = any(EMA in state for _, _, state in held_states(engine))
-    if averaged or engine.bfloat16_enabled():
-        weights = checkpoint.tensors("model")
-        averages = {**weights, **checkpoint.tensors(EMA)}
+    if _keeps_average(engine):
+        averages = {**checkpoint.tensors("model"), **checkpoint.tensors(EMA)}
         for name, parameter in named.items():
-            if averaged:
-                set_state(engine, parameter, EMA, averages[name])
-            if engine.bfloat16_enabled():
-                set_weight(parameter, weights[name])
+            set_state(engine, parameter, EMA, averages[name])
     scalars = checkpoint.manifest["optimizer_scalars"]
     for group, weight, state in held_states(engine):
         if 0 < group["since"] == checkpoint.step:
@@ -144,6 +138,35 @@ def restore_optimizer(engine: Any, checkpoint: Checkpoint, fresh: Collection[str
 
 def _scalar_name(group: Mapping[str, Any], key: str) -> str:
     return f"{group['since']}/{key}" if group["since"] else key
+
+
+def _keeps_average(engine: Any) -> bool:
+    return any(EMA in state for _, _, state in held_states(engine))
+
+
+def restore_full_weights(engine: Any, checkpoint: Checkpoint) -> None:
+    """Set the fp32 weights behind bf16 or fp16 ones; those were loaded before the engine began."""
+    if engine.bfloat16_enabled() or engine.fp16_enabled():
+        weights = checkpoint.tensors("model")
+        for name, parameter in engine.module.named_parameters():
+            if parameter.requires_grad:
+                set_weight(parameter, weights[name])
+
+
+LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def loss_scaler_state(engine: Any) -> dict[str, float]:
+    """What decides fp16's scale of the loss; empty in other precisions."""
+    if not engine.fp16_enabled():
+        return {}
+    return {key: getattr(engine.optimizer.loss_scaler, key) for key in LOSS_SCALER}
+
+
+def set_loss_scaler(engine: Any, state: Mapping[str, float]) -> None:
+    """Set (some of) what `loss_scaler_state` gave."""
+    for key, value in state.items():
+        setattr(engine.optimizer.loss_scaler, key, value)
 
 
 def _trainable(engine: Any) -> dict[str, nn.Parameter]:

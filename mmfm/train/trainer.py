@@ -13,17 +13,24 @@ is scaled by their number.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mmfm import distributed
+from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task
 from mmfm.train.deepspeed_config import Precision, deepspeed_config
-from mmfm.train.engine import plain_grad_norm, start_engine, zero_stale_gradients
+from mmfm.train.engine import (
+    loss_scale,
+    plain_grad_norm,
+    start_engine,
+    step_was_skipped,
+    zero_stale_gradients,
+)
 from mmfm.train.optim import OptimConfig
 from mmfm.train.schedule import lr_factor
 from mmfm.types import Batch, to_device
@@ -34,6 +41,7 @@ class TrainConfig:
     """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
     on when there is more than one micro-batch and an objective that compares all samples; false
     needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
+    `recompute_activations`: less memory for about a third more time, the same gradients.
     """
 
     max_steps: int = 1000
@@ -42,6 +50,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     grad_cache: Literal["auto"] | bool = "auto"
     micro_batch_negatives: bool = False
+    recompute_activations: bool = False
     save_every: int = 500
     keep_checkpoints: int = 2
     eval_every: int = 500
@@ -59,7 +68,9 @@ class TrainConfig:
 class StepResult:
     """`loss` and `losses` are means over the global batch; `grad_norm` is before clipping;
     `scalars` are values of the objectives' own parameters, such as ``contrastive/logit_scale``,
-    before the step. `weights`: of the objectives whose weight varies.
+    before the step. `skipped`: fp16 gradients overflowed, and nothing was changed but the scale of
+    the loss; `loss_scale` is that of the next step, None in other precisions.
+    `weights`: of the objectives whose weight varies.
     """
 
     loss: float
@@ -67,7 +78,9 @@ class StepResult:
     scalars: dict[str, float]
     grad_norm: float
     lr: float
-    weights: dict[str, float]
+    skipped: bool = False
+    loss_scale: float | None = None
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -96,6 +109,8 @@ class Trainer:
         self.grad_cache = use_grad_cache(config, bool(task.cached), self.grad_accum_steps)
         self.config, self.optim, self.seed = config, optim, seed
         self.step_index = 0
+        if config.recompute_activations:
+            recompute_activations(task)
         self.engine = start_engine(
             task,
             optim,
@@ -246,8 +261,16 @@ class Trainer:
             for name, found in scalars.items()
             for key, value in found.items()
         }
-        weights = {name: self.task.weights[name] for name in self.task.weight_at}
-        return StepResult(loss, losses, values, grad_norm, lr, weights)
+        return StepResult(
+            loss,
+            losses,
+            values,
+            grad_norm,
+            lr,
+            skipped=step_was_skipped(self.engine),
+            loss_scale=loss_scale(self.engine),
+            weights={name: self.task.weights[name] for name in self.task.weight_at},
+        )
 
 
 def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:

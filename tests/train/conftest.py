@@ -1,13 +1,27 @@
-"""The launches that several files of tests look at."""
+"""A process group of one process for tests that start an engine themselves, and the launches that
+several files of tests look at.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from mmfm.train.engine import end_process_group, start_process_group
 from tests import tiny
 from tests.launch import deepspeed
+
+
+@pytest.fixture(scope="module")
+def group():
+    before = dict(os.environ)
+    start_process_group()
+    yield
+    end_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

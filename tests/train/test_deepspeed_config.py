@@ -69,10 +69,12 @@ def test_what_the_recipe_owns_can_not_be_overridden(key: str) -> None:
         made(overrides={key: 3})
 
 
-def test_bf16_needs_zero() -> None:
-    assert made(precision="bf16", zero_stage=1)["bf16"] == {"enabled": True}
-    with pytest.raises(ValueError, match=r"bf16 .* set train\.zero_stage to 1, 2 or 3"):
-        made(precision="bf16", zero_stage=0)
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_needs_zero(precision: str) -> None:
+    config = made(precision=precision, zero_stage=1)
+    assert [p for p in ("bf16", "fp16") if config[p]["enabled"]] == [precision]
+    with pytest.raises(ValueError, match=rf"{precision} .* set train\.zero_stage to 1, 2 or 3"):
+        made(precision=precision, zero_stage=0)
 
 
 def test_deepspeed_accepts_it_and_reads_what_we_mean(monkeypatch) -> None:

@@ -5,30 +5,18 @@ That it equals plain PyTorch on any number of ranks is in test_exactness.py.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
 import torch
 
 from mmfm import distributed
-from mmfm.train.engine import end_process_group, start_process_group
 from mmfm.train.measure import Clock, batch_hash
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import StepResult, TrainConfig, Trainer, use_grad_cache
 from tests import tiny
 
 SGD = OptimConfig(type="sgd", lr=0.5, weight_decay=0.0, grad_clip=0.0, schedule="constant")
-
-
-@pytest.fixture(scope="module")
-def group():
-    before = dict(os.environ)
-    start_process_group()
-    yield
-    end_process_group()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,7 @@ def run(case: Case, tokenizer: str, out: Path) -> None:
             "ema": state.ema_part(trainer.engine),
         },
         lambda hidden: None,
-        {"optimizer_scalars": state.optimizer_scalars(trainer.engine)},
+        {"optimizer_scalars": state.optimizer_scalars(trainer.engine), "loss_scaler": {}},
     )
     trainer.engine.destroy()
     found = Checkpoint.open(folder)

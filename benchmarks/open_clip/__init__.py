@@ -1,0 +1,1 @@
+"""open_clip's own model and loss under mmfm's trainer, beside open_clip."""
