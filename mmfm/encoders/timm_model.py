@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -155,7 +156,8 @@ class TimmModel(Encoder):
         """As timm groups the model's layers; what it would count to the head is of the last one."""
         matcher = self.model.group_matcher(coarse=False)
         named = [*self.model.named_parameters(), (HEAD, None)]
-        groups = timm.models.group_with_matcher(named, matcher, reverse=True)
+        whole: Any = SimpleNamespace(named_parameters=lambda: named)
+        groups = timm.models.group_parameters(whole, matcher, reverse=True)
         last = groups.pop(HEAD) - 1
         return {f"model.{name}": min(depth, last) for name, depth in groups.items()}
 
