@@ -8,6 +8,8 @@ state exists, so none has to be stored.
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -48,6 +50,11 @@ def uniform(seed_B: Tensor, counters_L: Tensor) -> Tensor:
 def derive_seed(seed_B: Tensor, salt: int) -> Tensor:
     """An independent seed for another use of the same sample: int64 [B]."""
     return _mix(seed_B ^ _mix(torch.tensor(_signed(salt), device=seed_B.device) + _GAMMA))
+
+
+def salt(text: str) -> int:
+    """A 64-bit integer for a use of seeds that has a name (see `derive_seed`)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
 def mix_ints(*values: int) -> int:

@@ -95,7 +95,7 @@ class Model(nn.Module):
     def __init__(
         self,
         encoders: Mapping[str, Encoder],
-        projections: Mapping[str, Projection],
+        projections: Mapping[str, nn.Module],
         embed_dim: int,
         fusion: Fusion | None,
     ) -> None:

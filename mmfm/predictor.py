@@ -234,6 +234,7 @@ class Predictor:
         The masks are those of the samples' own seeds, the same for every context. Collective.
         """
         assert isinstance(self.task, PretrainTask)
+        self.task.eval()
         tables: dict[str, _Table] = {name: _Table() for name in baselines}
         for batch in data:
             prepared = self.task.prepare(to_device(batch, self.device))
@@ -299,8 +300,15 @@ def load(
         modality: component(settings, TRANSFORMS, f"transforms.{modality}")
         for modality, settings in checkpoint.preprocessing["transforms"].items()
     }
-    task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets)
-    found = checkpoint.weights(weights)
+    task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets, for_use=True)
+    left_out = tuple(
+        f"objectives.{name}." for name in raw.get("objectives", {}) if name not in task.objectives
+    )
+    found = {
+        name: tensor
+        for name, tensor in checkpoint.weights(weights).items()
+        if not name.startswith(left_out)
+    }
     wanted = task.state_dict()
     if set(found) != set(wanted):
         off = sorted(set(found) ^ set(wanted))
@@ -320,16 +328,20 @@ def load(
 
 
 def build(
-    raw: Mapping[str, Any], label_names: Sequence[str] = (), assets: Path | None = None
+    raw: Mapping[str, Any],
+    label_names: Sequence[str] = (),
+    assets: Path | None = None,
+    for_use: bool = False,
 ) -> Task:
     """The task of a recipe given as a plain mapping: with ``objectives`` a `PretrainTask`, with
-    ``head`` a `FinetuneTask`; its other sections are not looked at.
+    ``head`` a `FinetuneTask`; its other sections are not looked at. `for_use`: without the
+    objectives that only training needs.
     """
     if "head" in raw:
         parts = {key: raw[key] for key in ("model", "head") if key in raw}
         return FinetuneTask.build(from_dict(FinetuneTaskConfig, parts), label_names, assets)
     parts = {key: raw[key] for key in ("model", "objectives") if key in raw}
-    return PretrainTask.build(from_dict(PretrainTaskConfig, parts), assets)
+    return PretrainTask.build(from_dict(PretrainTaskConfig, parts), assets, for_use)
 
 
 def untrained(predictor: Predictor, seed: int) -> Predictor:
@@ -341,7 +353,7 @@ def untrained(predictor: Predictor, seed: int) -> Predictor:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         label_names = predictor.label[1] if predictor.label else ()
-        task = build(predictor.config, label_names, predictor.assets)
+        task = build(predictor.config, label_names, predictor.assets, for_use=True)
     for modality, encoder in predictor.model.encoders.items():
         if predictor.model.encoder(modality).frozen:
             task.model.encoders[modality].load_state_dict(encoder.state_dict())

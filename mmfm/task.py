@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +20,9 @@ from torch import Tensor, nn
 from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
 from mmfm.masking import derive_seed, draw_mask, mix_ints
+from mmfm.masking import salt as _salt
 from mmfm.model import ENCODED, Model, ModelConfig
+from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
@@ -78,10 +79,6 @@ class Task(nn.Module):
         for name, (objective, _) in objectives.items():
             if "/" in name or "." in name:
                 raise ValueError(f"objectives.{name}: a name can't hold a dot or a slash")
-            if any(read.pairing != "own" for read in objective.reads):
-                raise ValueError(
-                    f"objectives.{name}: reads of mismatched samples can't be made yet"
-                )
             for modality, ratio in objective.masks.items():
                 if self.mask_ratios.setdefault(modality, ratio) != ratio:
                     raise ValueError(
@@ -104,6 +101,12 @@ class Task(nn.Module):
         self.weights |= {name: weight_at(step) for name, weight_at in self.weight_at.items()}
 
     @property
+    def raw(self) -> tuple[str, ...]:
+        """The modalities whose inputs are read even where their encoder's outputs are cached."""
+        read = (m for _, objective in self._named() for m in objective.raw)
+        return tuple(dict.fromkeys((*self.mask_ratios, *read)))
+
+    @property
     def cached(self) -> dict[str, CachedObjective]:
         """The objectives that compare all samples of the step."""
         return {n: o for n, o in self._named() if isinstance(o, CachedObjective)}
@@ -115,8 +118,10 @@ class Task(nn.Module):
 
     def prepare(self, batch: Batch) -> Batch:
         """`batch` with the masks of the masked view, one for each row that enters it: a pure
-        function of each sample's `mask_seed`.
+        function of each sample's `mask_seed`; and with what objectives add.
         """
+        for _, objective in self._named():
+            batch = objective.prepare(batch)
         masks = {}
         part = in_masked_view(batch)
         for modality, ratio in self.mask_ratios.items():
@@ -164,6 +169,7 @@ class Task(nn.Module):
         features = self.features(batch, [read for o in active.values() for read in o.reads])
         output = Output()
         for name, objective in active.items():
+            self._reseed(batch, f"objective/{name}")
             if rows_only:
                 output.rows[name] = cached[name].rows(features, batch)
                 output.scalars[name] = cached[name].scalars()
@@ -201,12 +207,15 @@ class Task(nn.Module):
             wanted = {m for read in of_view for m in read.modalities}
             encoded = self._encode(batch, [m for m in self.model.encoders if m in wanted], view)
             for read in of_view:
-                # A step may lack every modality of a read; then there is nothing to fuse.
-                if read.fused and any(m in encoded.rows for m in read.modalities):
-                    self._reseed(batch, f"{view}/{'+'.join(read.modalities)}")
-                    found[read] = self.model.fuse(encoded, read.modalities)
-                else:
+                # A step may lack every modality of a read, or one side of a mismatched one; then
+                # there is nothing to fuse.
+                sides = (read.kept, read.replaced) if read.replaced else (read.modalities,)
+                if not read.fused or not all(encoded.has(side) for side in sides):
                     found[read] = encoded
+                    continue
+                self._reseed(batch, "/".join((view, *("+".join(side) for side in sides))))
+                parts = mismatched(encoded, batch, read) if read.replaced else encoded
+                found[read] = self.model.fuse(parts, read.modalities)
         return found
 
     def _encode(self, batch: Batch, modalities: list[str], view: View) -> Features:
@@ -232,19 +241,26 @@ class PretrainTask(Task):
     """A model and the objectives of a pretraining recipe."""
 
     @classmethod
-    def build(cls, config: PretrainTaskConfig, assets: Path | None = None) -> PretrainTask:
-        """The task of a recipe; `assets`: a checkpoint's folder of what the encoders need."""
+    def build(
+        cls, config: PretrainTaskConfig, assets: Path | None = None, for_use: bool = False
+    ) -> PretrainTask:
+        """The task of a recipe; `assets`: a checkpoint's folder of what the encoders need;
+        `for_use`: without the objectives that only training needs.
+        """
         if not config.objectives:
             raise ConfigError("objectives: name at least one")
         model = config.model.build(assets)
         objectives = {}
         for name, objective in config.objectives.items():
+            if for_use and objective.for_training_only:
+                continue
             try:
                 objectives[name] = (objective.build(model), objective.weight)
             except ValueError as error:
                 raise ConfigError(f"objectives.{name}: {error}") from None
         task = cls(model, objectives)
-        task.weight_at = {n: o.weight_at for n, o in config.objectives.items() if o.scheduled}
+        scheduled = {n: o for n, o in config.objectives.items() if n in objectives and o.scheduled}
+        task.weight_at = {name: objective.weight_at for name, objective in scheduled.items()}
         task.set_step(0)
         return task
 
@@ -344,7 +360,3 @@ def without(batch: Batch, modalities: Collection[str]) -> Batch:
     part = {key: value for key, value in batch.items() if key not in gone}
     rows = {m: value for m, value in batch["rows"].items() if m not in modalities}
     return {**part, "rows": rows}
-
-
-def _salt(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

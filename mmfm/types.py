@@ -13,12 +13,15 @@ For a recommendation head ``history`` [B_h,L] int64, rows of its table of items,
 ``history_mask`` and, in training, ``history_next`` [B_h,L], the row that follows each.
 
 Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``,
-``sample_hash`` [B] int64, ``sample_id`` (list of B strings) and, from the pipeline, ``masked_view``
-[B] bool: the samples that enter the masked view (without it all do); for a head also ``labels``.
+``sample_hash`` [B] int64, ``sample_id`` (list of B strings); for a head also ``labels``. From the
+pipeline also ``masked_view`` [B] bool, the samples that enter the masked view (without it all do),
+and ``stream`` [B] int64, the canonical stream of each sample (without it all are of one). A
+micro-batch holds all that its streams have in the step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -31,7 +34,6 @@ LossTerms = dict[str, tuple[Tensor, Tensor]]
 """
 
 View = Literal["clean", "masked"]
-Pairing = Literal["own", "negatives"]
 
 IGNORE_INDEX = -100
 
@@ -41,14 +43,26 @@ class Read:
     """What an objective or a head reads: encoder outputs of `modalities` in one `view`, fused or
     not.
 
-    Equal reads are computed once. `pairing` "negatives" means that the fused modalities come from
-    mismatched samples.
+    Equal reads are computed once. Of a fused clean read, the modalities that are `replaced` come
+    from a hard negative of each sample (see `mmfm.negatives`), drawn at `temperature`.
     """
 
     view: View
     modalities: tuple[str, ...]
     fused: bool = False
-    pairing: Pairing = "own"
+    replaced: tuple[str, ...] = ()
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        if self.replaced and not (self.fused and self.view == "clean"):
+            raise ValueError(f"{self}: only a fused read of the clean view can replace modalities")
+        if self.replaced and not set(self.replaced) < set(self.modalities):
+            raise ValueError(f"{self}: `replaced` must name some of the modalities, and not all")
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """The modalities that are the sample's own."""
+        return tuple(m for m in self.modalities if m not in self.replaced)
 
 
 @dataclass
@@ -74,6 +88,10 @@ class Features:
     targets: dict[str, Tensor] = field(default_factory=dict)
     fused: dict[str, Tensor] = field(default_factory=dict)
     fused_pooled: Tensor | None = None
+
+    def has(self, modalities: Collection[str]) -> bool:
+        """Whether there are rows of any of `modalities`."""
+        return any(m in self.rows for m in modalities)
 
 
 def to_device(value: Any, device: torch.device) -> Any:

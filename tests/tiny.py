@@ -114,6 +114,7 @@ def make_batch(step: int, leave_out: str | None = None) -> Batch:
         "mask_seed": counter_hash(torch.tensor([7]), numbers)[0],
         "sample_hash": numbers,
         "sample_id": [str(int(n)) for n in numbers],
+        "stream": torch.arange(GLOBAL_BATCH) // SLOTS,
     }
     if "image" in rows:
         batch["image"] = torch.randn(len(rows["image"]), 3, 8, 8, generator=generator)
@@ -139,7 +140,7 @@ def take_samples(batch: Batch, samples: Tensor) -> Batch:
     """The batch of some samples, in their order, with `rows` counted anew."""
     place = {int(s): i for i, s in enumerate(samples)}
     part: Batch = {"rows": {}, "sample_id": [batch["sample_id"][int(s)] for s in samples]}
-    for key in ("group", "mask_seed", "sample_hash", "masked_view"):
+    for key in ("group", "mask_seed", "sample_hash", "masked_view", "stream"):
         if key in batch:
             part[key] = batch[key][samples]
     for modality, rows in batch["rows"].items():

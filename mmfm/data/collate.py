@@ -22,6 +22,7 @@ def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> B
         "group": _int64([s.group for s in samples]),
         "mask_seed": _int64([s.mask_seed for s in samples]),
         "masked_view": torch.tensor([s.masked_view for s in samples]),
+        "stream": _int64([s.stream for s in samples]),
         "rows": {},
     }
     labels = [s.label for s in samples if s.label is not None]

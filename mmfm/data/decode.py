@@ -35,6 +35,7 @@ class Sample:
     mask_seed: int
     label: int | None
     masked_view: bool = True
+    stream: int = 0
     inputs: dict[str, Any] = field(default_factory=dict)
     cached: dict[str, CachedOutput] = field(default_factory=dict)
 

@@ -146,6 +146,7 @@ class _MicroBatches:
                 raw = self.reader.read(candidate.source, candidate.shard, candidate.index)
                 sample = self.decoder.decode(raw, draw.seed)
                 sample.masked_view = self.masked_view[draw.source]
+                sample.stream = draw.stream
                 return sample
             except BadSample as problem:
                 bad.append(BadRecord.of(problem))

@@ -73,6 +73,11 @@ class Tokenizer:
         self.__dict__.update(state)
         self._backend.encode_special_tokens = True  # not part of the library's own pickled state
 
+    @property
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The ids that stand before and after every text."""
+        return self._template
+
     def encode(self, text: str, max_length: int | None = None) -> list[int]:
         """Token ids with the special tokens around them, at most `max_length` in all (the text is
         cut).

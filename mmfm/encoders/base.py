@@ -135,6 +135,10 @@ class Encoder(nn.Module):
         """The table [V,D'] that the inputs are looked up in; None where they are no words."""
         return None
 
+    def text_frame(self) -> tuple[list[int], list[int]]:
+        """The ids that begin and that end all inputs; none where they are no words."""
+        return [], []
+
     def save_assets(self, folder: Path) -> None:
         """Write into `folder` what `Config.build(assets=folder)` needs beside the weights and the
         config.

@@ -102,6 +102,9 @@ class HfText(Encoder):
         table: nn.Embedding = self.model.get_input_embeddings()
         return table
 
+    def text_frame(self) -> tuple[list[int], list[int]]:
+        return self.tokenizer.frame
+
     def save_assets(self, folder: Path) -> None:
         self.model.config.save_pretrained(folder)
         self.tokenizer.save(folder)

@@ -75,5 +75,8 @@ class TextTransformer(Encoder):
     def word_embedding(self) -> nn.Embedding:
         return self.embedding
 
+    def text_frame(self) -> tuple[list[int], list[int]]:
+        return self.tokenizer.frame
+
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save(folder)

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from mmfm.heads.base import CachedHeadObjective, Head, Metric
 from mmfm.model import Model
+from mmfm.objectives._pairs import PairsConfig
 from mmfm.objectives.base import Objective
-from mmfm.objectives.contrastive import Contrastive, ContrastiveConfig
+from mmfm.objectives.contrastive import Contrastive
 from mmfm.types import Batch, Features, LossTerms, Read
 
 
 @dataclass(kw_only=True)
-class Config(ContrastiveConfig):
+class Config(PairsConfig):
     """The settings of the contrastive objective; no labels are needed."""
 
     def build(self, model: Model, label_names: Sequence[str]) -> RetrievalHead:

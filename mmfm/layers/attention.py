@@ -1,4 +1,4 @@
-"""Multi-head self-attention over a padded sequence, on PyTorch's fused kernel."""
+"""Multi-head attention over a padded sequence, its own or another, on PyTorch's fused kernel."""
 
 from __future__ import annotations
 
@@ -34,8 +34,42 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).reshape(B, L, D))  # type: ignore[no-any-return]
 
 
-def attention_mask(valid_BL: Tensor | None, length: int, causal: bool = False) -> Tensor | None:
+class CrossAttention(nn.Module):
+    """Multi-head attention of a sequence to another one of the same width, the memory; biases as in
+    `Attention`.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads = heads
+        self.dropout = dropout
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x_BLD: Tensor, memory_BMD: Tensor, mask: Tensor | None = None) -> Tensor:
+        """`mask`, bool and broadcastable to [B,heads,L,M], is True where a token of x (row) may
+        attend to one of the memory.
+        """
+        B, L, D = x_BLD.shape
+        size = D // self.heads
+        q = self.q(x_BLD).view(B, L, self.heads, size).transpose(1, 2)
+        k, v = self.kv(memory_BMD).view(B, -1, 2, self.heads, size).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return self.out(y.transpose(1, 2).reshape(B, L, D))  # type: ignore[no-any-return]
+
+
+def attention_mask(
+    valid_BL: Tensor | None,
+    length: int,
+    causal: bool = False,
+    device: torch.device | None = None,
+) -> Tensor | None:
     """The mask for `Attention`: keys must be valid and, if `causal`, not lie after the query.
+    `device`: where the queries are.
 
     A row without any valid key attends to all of them, so that its (unused) output stays finite.
     """
@@ -43,7 +77,6 @@ def attention_mask(valid_BL: Tensor | None, length: int, causal: bool = False) -
     if valid_BL is not None:
         mask = (valid_BL | ~valid_BL.any(dim=1, keepdim=True))[:, None, None, :]
     if causal:
-        device = None if valid_BL is None else valid_BL.device
         before = torch.ones(length, length, dtype=torch.bool, device=device).tril()
         # A query always sees itself: padding on the left would leave it without any key.
         itself = torch.eye(length, dtype=torch.bool, device=device)

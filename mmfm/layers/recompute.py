@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from mmfm.layers.decoder import Decoder
 from mmfm.layers.transformer import Transformer
 
 
@@ -18,7 +19,7 @@ def recompute_activations(module: nn.Module) -> int:
     """
     found = 0
     for part in module.modules():
-        if isinstance(part, Transformer):
+        if isinstance(part, Transformer | Decoder):
             part.recompute = True
         elif getattr(part, "supports_gradient_checkpointing", False):  # a model of transformers
             part.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]

@@ -18,5 +18,9 @@ class TiedLinear(nn.Module):
         self.bias = nn.Parameter(torch.zeros(self.out_features))
         self._table = (table,)  # in a tuple it is not registered a second time
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """[…] int64 ▶ […,D]: rows of the table."""
+        return self._table[0](ids)  # type: ignore[no-any-return]
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self._table[0].weight, self.bias)

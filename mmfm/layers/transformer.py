@@ -101,7 +101,7 @@ class Transformer(nn.Module):
 
     def forward(self, x_BLD: Tensor, valid_BL: Tensor | None = None) -> Tensor:
         """[B,L,width] ▶ [B,L,width]; no token attends to one that isn't `valid`."""
-        mask = attention_mask(valid_BL, x_BLD.shape[1], self.causal)
+        mask = attention_mask(valid_BL, x_BLD.shape[1], self.causal, x_BLD.device)
         for block in self.blocks:
             if self.recompute and torch.is_grad_enabled():
                 x_BLD = checkpoint(block, x_BLD, mask, use_reentrant=False)

@@ -8,7 +8,7 @@ trainer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,11 @@ class ObjectiveConfig:
 
     The weight is 0 before `start_step`, reaches `weight` in equal parts over `ramp_steps` steps,
     and is 0 again from `end_step` on. Steps count from 0.
+
+    `for_training_only`: a trained model is opened without it, so what it needs may be gone by then.
     """
+
+    for_training_only: ClassVar[bool] = False
 
     weight: float = 1.0
     start_step: int = 0
@@ -58,14 +62,21 @@ class ObjectiveConfig:
 
 class Objective(nn.Module):
     """A pretraining loss. `reads` names its inputs; `masks` the share of each modality that it
-    hides.
+    hides; `raw` the modalities whose inputs it reads itself.
     """
 
     reads: tuple[Read, ...] = ()
+    raw: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         super().__init__()
         self.masks: dict[str, float] = {}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """`batch` with what needs no gradient and is computed once, though grad_cache takes a
+        micro-batch through the model twice.
+        """
+        return batch
 
     def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         """The counts that `forward` will return, known before any encoder runs: 0-d float64
@@ -159,3 +170,10 @@ class MaskedObjective(Objective):
 def zero_term(like: Tensor) -> tuple[Tensor, Tensor]:
     """The term of a loss that has nothing to compare in this micro-batch."""
     return torch.zeros((), device=like.device), torch.zeros((), device=like.device)
+
+
+def intersect(rows_a: Tensor, rows_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions in two ascending lists of sample indices where both hold the same sample: two int64
+    [n].
+    """
+    return torch.isin(rows_a, rows_b).nonzero()[:, 0], torch.isin(rows_b, rows_a).nonzero()[:, 0]

@@ -15,11 +15,11 @@ from mmfm.config import ConfigError
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
-from mmfm.train.init_weights import start_from
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.run import Run
+from mmfm.weights import load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +44,7 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
         recipe, label[1] if label else (), None if found is None else found.assets
     )
     if found is not None:
-        start_from(task.model, found)
+        load_model(task.model, found)
     if recipe.freeze == "model":
         task.model.requires_grad_(False)
     begin = None

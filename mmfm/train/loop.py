@@ -29,13 +29,14 @@ from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.trainer import StepResult, Trainer
 from mmfm.types import Batch
+from mmfm.weights import load_task
 
 
 def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     """All that can be checked before the start; puts the checkpoint's weights into the task."""
     if found is not None:
         check_resume(found, pipeline)
-        state.load_weights(run.task, found)
+        load_task(run.task, found)
     recipe = run.recipe
     freeze_parts(run.task, recipe.optim.freeze, 0 if found is None else found.step)
     groups_of(run.task, recipe.optim)
@@ -63,7 +64,7 @@ def train(run: Run, found: Checkpoint | None) -> bool:
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
         cache=caches,
-        raw=list(run.task.mask_ratios),
+        raw=run.task.raw,
         quarantine=run.folder / "quarantine.jsonl",
     )
     if run.begin is not None and found is None:

@@ -16,9 +16,9 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError
 from mmfm.task import PretrainTask
 from mmfm.train.command import main as run_command
-from mmfm.train.init_weights import start_from
 from mmfm.train.recipe import load_pretrain
 from mmfm.train.run import Run
+from mmfm.weights import load_model
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,5 +37,5 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
             "masked_view: false; set it to true for one of them, or leave those objectives out"
         )
     if recipe.init is not None:
-        start_from(task.model, Checkpoint.open(recipe.init))
+        load_model(task.model, Checkpoint.open(recipe.init))
     return Run(recipe, task)

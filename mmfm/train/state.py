@@ -16,33 +16,7 @@ from mmfm import distributed
 from mmfm.checkpoint import Checkpoint, CheckpointError, share_of_rank
 from mmfm.train.average import EMA
 from mmfm.train.pieces import full_state, full_weight, held_states, set_state, set_weight, shape_of
-
-
-def load_weights(module: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy every weight into `module`; CheckpointError unless names and shapes are exactly the
-    same.
-    """
-    load_named(module, checkpoint.tensors("model"), str(checkpoint.path))
-
-
-def load_named(module: nn.Module, found: dict[str, Tensor], where: str) -> None:
-    """Copy tensors by name into `module`; CheckpointError unless names and shapes are exactly the
-    same.
-    """
-    wanted = module.state_dict()
-    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
-    if missing or unknown:
-        raise CheckpointError(
-            f"{where} is of another model, or of another version of mmfm: it lacks "
-            f"{_some(missing)} and has {_some(unknown)} besides"
-        )
-    for name, tensor in wanted.items():
-        if tensor.shape != found[name].shape:
-            raise CheckpointError(
-                f"{where}: {name} has shape {list(found[name].shape)}, the model's is "
-                f"{list(tensor.shape)}"
-            )
-    module.load_state_dict(found)
+from mmfm.weights import some
 
 
 def weights_part(engine: Any) -> Iterator[tuple[str, Tensor]]:
@@ -115,8 +89,8 @@ def restore_optimizer(engine: Any, checkpoint: Checkpoint, fresh: Collection[str
     if wanted != set(found):
         raise CheckpointError(
             f"{checkpoint.path} holds the state of another optimiser or of other trainable "
-            f"weights: it lacks {_some(sorted(wanted - set(found)))} and has "
-            f"{_some(sorted(set(found) - wanted))} besides"
+            f"weights: it lacks {some(sorted(wanted - set(found)))} and has "
+            f"{some(sorted(set(found) - wanted))} besides"
         )
     for entry in wanted:
         name, _, key = entry.rpartition("/")
@@ -180,9 +154,3 @@ def _mine(named: dict[str, nn.Parameter]) -> set[str]:
 
 def _is_per_weight(value: Any) -> bool:
     return isinstance(value, Tensor) and value.ndim > 0
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(names[:3])
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return (shown or "nothing") + more

@@ -422,3 +422,32 @@ def test_sources_decide_who_enters_the_masked_view(good_set: Path, specs: Specs)
     assert first.pop("masked_view").all()
     second.pop("masked_view")
     assert_same(first, second)
+
+
+def test_samples_know_their_stream(good_set: Path, specs: Specs) -> None:
+    """A micro-batch holds all that its streams have in the step, whatever the ranks and workers."""
+    found = []
+    for world_size, size in ((1, 24), (1, 12), (2, 6)):
+        seen = {}
+        for rank in range(world_size):
+            pipeline = make_pipeline(
+                good_set, specs, rank=rank, world_size=world_size, micro_batch_size=size
+            )
+            assert pipeline.order.slots == 6
+            for batch in steps_of(pipeline, 1)[0]:
+                assert batch["stream"].dtype == torch.int64
+                assert set(batch["stream"].bincount().tolist()) <= {0, 6}
+                seen |= dict(
+                    zip(batch["mask_seed"].tolist(), batch["stream"].tolist(), strict=True)
+                )
+        draws = [
+            d for rank in range(world_size) for d in pipeline.order.rank_draws(0, rank, world_size)
+        ]
+        assert sorted(seen.values()) == sorted(d.stream for d in draws)
+        found.append(seen)
+    assert found[0] == found[1] == found[2]
+
+
+def test_data_for_evaluation_is_of_one_stream(good_set: Path, specs: Specs) -> None:
+    data = SequentialData([("set", Manifest.open(good_set))], specs, batch_size=16)
+    assert not any(batch["stream"].any() for batch in read_all(data))

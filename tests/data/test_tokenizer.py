@@ -22,6 +22,7 @@ def test_encode_puts_special_tokens_around_the_text(tmp_path: Path) -> None:
     assert tokenizer.special_ids == (0, 1, 2, 3, 4)
     assert max(ids) < tokenizer.vocab_size <= 320
     assert tokenizer.decode(ids) == "a red dot"
+    assert tokenizer.frame == ([tokenizer.cls_id], [tokenizer.sep_id])
 
 
 @pytest.mark.parametrize("text", ["never seen: ÆØÅ ", "новое", "🙂 \u200d", "tab\tand\nline"])

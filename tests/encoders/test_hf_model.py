@@ -217,7 +217,10 @@ def test_missing_weights_are_an_error(bert):
 def test_words_of_a_text_model_and_none_of_a_waveform_model(bert, wav2vec2):
     text = _build(bert)
     assert text.word_embedding() is text.model.embeddings.word_embeddings
-    assert config(type="hf_model", name=wav2vec2).build().word_embedding() is None
+    assert text.text_frame() == ([text.tokenizer.cls_id], [text.tokenizer.sep_id])
+    waveform = config(type="hf_model", name=wav2vec2).build()
+    assert waveform.word_embedding() is None
+    assert waveform.text_frame() == ([], [])
 
 
 def test_depths_of_text_and_waveform_models(bert, wav2vec2):

@@ -137,3 +137,5 @@ def test_bad_settings_are_refused(tmp_path):
 
 def test_the_words_are_what_the_ids_are_looked_up_in(encoder):
     assert encoder.word_embedding() is encoder.embedding
+    own = encoder.tokenizer
+    assert encoder.text_frame() == ([own.cls_id], [own.sep_id])

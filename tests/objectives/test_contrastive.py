@@ -1,19 +1,16 @@
-"""InfoNCE against open_clip, transformers and brute force; two ranks against one."""
+"""InfoNCE against open_clip, transformers and brute force."""
 
 from __future__ import annotations
 
 import math
-import socket
-from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import Tensor
 
-from mmfm import distributed
 from mmfm.config import ConfigError, from_dict
-from mmfm.objectives.contrastive import Config, info_nce, intersect
+from mmfm.objectives.base import intersect
+from mmfm.objectives.contrastive import Config, info_nce
 from mmfm.task import PretrainTask, PretrainTaskConfig
 from mmfm.types import Features, Read
 from tests import tiny
@@ -221,47 +218,3 @@ def test_a_fused_side_needs_a_fusion(tokenizer) -> None:
 def test_defaults() -> None:
     assert Config().pairs == [["image", "text"]]
     assert Config().equal_group == "mask"
-
-
-# ------------------------------------------------------------------------------ two ranks
-
-
-def _rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{Path(folder, 'port').read_text()}"
-    torch.distributed.init_process_group("gloo", address, rank=rank, world_size=2)
-    found = {}
-    for how in ("mask", "positive"):
-        a, b = (x.detach()[rank * 6 : rank * 6 + 6].requires_grad_() for x in embeddings())
-        scale = torch.tensor([SCALE], requires_grad=True)
-        total, count = info_nce(a, b, GROUPS[rank * 6 : rank * 6 + 6], scale, how)
-        total.backward()
-        found[how] = [total.detach(), count, a.grad, b.grad, scale.grad]
-    torch.save(found, f"{folder}/{rank}.pt")
-    distributed.shutdown()
-
-
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory) -> list[dict[str, list[Tensor]]]:
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        (folder / "port").write_text(str(probe.getsockname()[1]))
-    mp.spawn(_rank, (str(folder),), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
-
-
-@pytest.mark.parametrize("how", ["mask", "positive"])
-def test_local_losses_of_two_ranks_equal_the_global_one(two_ranks, how: str) -> None:
-    """Losses, and the gradients of the sum of both ranks' losses; each rank has 6 of 12 rows."""
-    a, b = embeddings()
-    scale = torch.tensor([SCALE], requires_grad=True)
-    total, count = info_nce(a, b, GROUPS, scale, how)
-    want = torch.autograd.grad(total, (a, b, scale))
-    parts = [ranks[how] for ranks in two_ranks]
-    assert sum(p[1].item() for p in parts) == count.item() == 12
-    assert sum(p[0].item() for p in parts) == pytest.approx(total.item(), rel=1e-6)
-    assert parts[0][0].item() != pytest.approx(parts[1][0].item(), rel=1e-3)
-    torch.testing.assert_close(torch.cat([p[2] for p in parts]), want[0], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(torch.cat([p[3] for p in parts]), want[1], rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(parts[0][4] + parts[1][4], want[2], rtol=1e-6, atol=1e-6)

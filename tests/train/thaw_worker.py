@@ -21,6 +21,7 @@ from mmfm.train.optim import OptimConfig
 from mmfm.train.pieces import averaged_weights, full_state, full_weight, held_states
 from mmfm.train.resume import restored
 from mmfm.train.trainer import TrainConfig, Trainer
+from mmfm.weights import load_task
 from tests import tiny
 
 STEPS, THAW = 4, 2
@@ -109,7 +110,7 @@ def run(case: Case, tokenizer: str, out: Path) -> None:
 def start(case: Case, tokenizer: str, found: Checkpoint | None = None) -> Trainer:
     task = tiny.make_task(tokenizer, seed=0)
     if found is not None:
-        state.load_weights(task, found)
+        load_task(task, found)
     optim = OPTIM[case.optimizer]
     freeze_parts(task, optim.freeze, 0 if found is None else found.step)
     return Trainer(

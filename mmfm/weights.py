@@ -1,0 +1,48 @@
+"""Weights by name, out of a checkpoint into a module: all of them, or none."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmfm.checkpoint import Checkpoint, CheckpointError
+
+
+def load_task(task: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy every weight of the checkpoint into `task`."""
+    load_named(task, checkpoint.tensors("model"), str(checkpoint.path))
+
+
+def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Copy the weights of the checkpoint's model, without its objectives or head, into `model`."""
+    prefix = "model."
+    found = checkpoint.tensors("model", prefix)
+    if not found:
+        raise CheckpointError(f"{checkpoint.path} has no weights of a model")
+    load_named(model, {k[len(prefix) :]: v for k, v in found.items()}, str(checkpoint.path))
+
+
+def load_named(module: nn.Module, found: dict[str, Tensor], where: str) -> None:
+    """Copy tensors by name into `module`; CheckpointError unless names and shapes are exactly the
+    same.
+    """
+    wanted = module.state_dict()
+    missing, unknown = sorted(set(wanted) - set(found)), sorted(set(found) - set(wanted))
+    if missing or unknown:
+        raise CheckpointError(
+            f"{where} is of another model, or of another version of mmfm: it lacks "
+            f"{some(missing)} and has {some(unknown)} besides"
+        )
+    for name, tensor in wanted.items():
+        if tensor.shape != found[name].shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {list(found[name].shape)}, the model's is "
+                f"{list(tensor.shape)}"
+            )
+    module.load_state_dict(found)
+
+
+def some(names: list[str]) -> str:
+    """The first names of a list that may be long, for a message."""
+    shown = ", ".join(names[:3])
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return (shown or "nothing") + more
