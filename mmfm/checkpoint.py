@@ -7,6 +7,7 @@
       assets/<modality>/     tokenizer and the like
       model-*.safetensors    weights by parameter name, in fp32
       optimizer-*.safetensors  the optimiser's state by ``parameter/key``
+      ema-*.safetensors      the average of the weights that train, where the recipe keeps one
 
 Every rank writes its part of the tensors into a hidden folder, which is renamed when all is there;
 the file ``latest`` beside it moves after that. ``best`` names the one with the best score of an
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -33,7 +34,9 @@ from torch import Tensor
 
 from mmfm import distributed
 
-FORMAT = 1
+FORMAT = 2
+
+Weights = Literal["model", "ema"]
 
 
 class CheckpointError(ValueError):
@@ -97,8 +100,19 @@ class Checkpoint:
     def assets(self) -> Path:
         return self.path / "assets"
 
+    def weights(self, which: Weights = "model") -> dict[str, Tensor]:
+        """Every weight and buffer: those of the last step, or with "ema" their averages, where what
+        doesn't train is its own average.
+        """
+        averages = self.tensors("ema") if which == "ema" else {}
+        if which == "ema" and not averages:
+            raise CheckpointError(f"{self.path} has no averages: it was trained without optim.ema")
+        return {**self.tensors("model"), **averages}
+
     def tensors(self, kind: str, prefix: str = "") -> dict[str, Tensor]:
-        """All tensors of a kind ("model", "optimizer") whose name starts with `prefix`, on CPU."""
+        """All tensors of a kind ("model", "optimizer", "ema") whose name starts with `prefix`, on
+        CPU.
+        """
         found: dict[str, Tensor] = {}
         for name in self.manifest["files"]:
             if name.startswith(f"{kind}-") and name.endswith(".safetensors"):

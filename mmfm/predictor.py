@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmfm import distributed
-from mmfm.checkpoint import Checkpoint, CheckpointError
+from mmfm.checkpoint import Checkpoint, CheckpointError, Weights
 from mmfm.config import ConfigError, component, from_dict
 from mmfm.data.decode import TRANSFORMS, build_transforms
 from mmfm.heads.base import Head
@@ -284,8 +284,11 @@ class _Table:
         return [ids[i] for i in first], groups[first], labels[first], columns
 
 
-def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
-    """The model of a checkpoint (its folder, or a run's folder for the latest), in evaluation mode.
+def load(
+    path: str | Path, device: str | torch.device | None = None, weights: Weights = "model"
+) -> Predictor:
+    """The model of a checkpoint (its folder, or a run's folder for the latest), in evaluation mode;
+    with `weights` = "ema" the average over its training.
 
     Nothing but the folder is needed. CheckpointError where it is missing, broken or of another
     version.
@@ -303,7 +306,7 @@ def load(path: str | Path, device: str | torch.device | None = None) -> Predicto
     )
     found = {
         name: tensor
-        for name, tensor in checkpoint.tensors("model").items()
+        for name, tensor in checkpoint.weights(weights).items()
         if not name.startswith(left_out)
     }
     wanted = task.state_dict()

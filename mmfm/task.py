@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -64,8 +64,8 @@ class FinetuneTaskConfig:
 
 
 class Task(nn.Module):
-    """A model and named objectives with their weights. The trainer may split a step (see
-    `forward`).
+    """A model and named objectives with their weights, those of the first step until `set_step`.
+    The trainer may split a step (see `forward`).
     """
 
     def __init__(self, model: Model, objectives: Mapping[str, tuple[Objective, float]]) -> None:
@@ -73,6 +73,7 @@ class Task(nn.Module):
         self.model = model
         self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
         self.weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.weight_at: dict[str, Callable[[int], float]] = {}
         self.mask_ratios: dict[str, float] = {}
         for name, (objective, _) in objectives.items():
             if "/" in name or "." in name:
@@ -89,6 +90,14 @@ class Task(nn.Module):
     def specs(self) -> dict[str, dict[str, Any]]:
         """Modality ▶ what the data pipeline must know of it."""
         return self.model.specs
+
+    def set_step(self, step: int) -> None:
+        """Use the weights of `step` (from 0), for the objectives in `weight_at`, whose weight
+        varies.
+
+        An objective of weight 0 still runs: all ranks do the same work in every step.
+        """
+        self.weights |= {name: weight_at(step) for name, weight_at in self.weight_at.items()}
 
     @property
     def raw(self) -> tuple[str, ...]:
@@ -248,7 +257,11 @@ class PretrainTask(Task):
                 objectives[name] = (objective.build(model), objective.weight)
             except ValueError as error:
                 raise ConfigError(f"objectives.{name}: {error}") from None
-        return cls(model, objectives)
+        task = cls(model, objectives)
+        scheduled = {n: o for n, o in config.objectives.items() if n in objectives and o.scheduled}
+        task.weight_at = {name: objective.weight_at for name, objective in scheduled.items()}
+        task.set_step(0)
+        return task
 
     @property
     def masked(self) -> dict[str, MaskedObjective]:

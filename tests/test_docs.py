@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mmfm.config import from_dict
+from mmfm.config import Component, component, from_dict
+from mmfm.train.optim import OptimConfig
 from mmfm.train.recipe import PretrainConfig
 from mmfm_eval.suite import SuiteConfig
 
@@ -85,6 +86,14 @@ def test_the_recipe_for_own_data_is_valid() -> None:
     assert list(config.model.encoders) == ["image", "text"]
     assert set(finetune) <= {"run", "init", "head", "data", "train", "eval"}
     from_dict(PretrainConfig, {**pretrain, **{k: finetune[k] for k in ("data", "eval")}})
+
+
+def test_the_settings_of_the_training_page_are_valid() -> None:
+    objectives, *optims = recipes("training.md")
+    component(objectives["objectives"]["masked_image"], Component("mmfm.objectives"))
+    assert len(optims) == 2
+    for optim in optims:
+        from_dict(OptimConfig, optim["optim"])
 
 
 def test_the_suite_of_the_evaluation_page_is_valid() -> None:

@@ -61,6 +61,7 @@ def run(data: Path, tmp_path_factory) -> Path:
             "train.zero_stage=0",
             "optim.lr=1e-2",
             "optim.warmup_steps=0",
+            "optim.ema={decay: 0.5}",
         ]
     )
     end_process_group()
@@ -105,6 +106,18 @@ def test_the_weights_are_those_of_the_checkpoint(run: Path, predictor: Predictor
     assert predictor.label is None
     assert set(predictor.specs) == set(MODALITIES)
     assert Checkpoint.open(run).step == 2
+
+
+def test_the_average_of_the_weights_by_name(run: Path, predictor: Predictor) -> None:
+    """Of what trains; what doesn't is its own average."""
+    stored, averages = (Checkpoint.open(run).tensors(kind) for kind in ("model", "ema"))
+    found = mmfm.load(run, weights="ema").task.state_dict()
+    assert set(stored) > set(averages)
+    assert not any(name.startswith("model.encoders.text.") for name in averages)
+    for name, weight in found.items():
+        assert torch.equal(weight, averages.get(name, stored[name])), name
+    one = "model.projections.image.maps.linear.weight"
+    assert not torch.equal(found[one], stored[one])
 
 
 def test_nothing_but_the_folder_is_needed(run: Path, predictor: Predictor, tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def protocol(
 
     `fingerprint` covers everything but where the data lie and what reads them; two evaluations with
     the same one, by the same code (`code_sha256`), must agree. `suite_fingerprint` leaves out the
-    checkpoint and its preprocessing: scores of two models may be compared where it is equal.
+    checkpoint, which of its weights, and its preprocessing: scores of two models may be compared
+    where it is equal.
     """
     resolved = to_dict(suite)
     versions = {"python": platform.python_version()}
@@ -101,6 +102,7 @@ def protocol(
         **resolved,
         "workers": None,
         "feature_cache": None,
+        "weights": None,
         "sources": {
             name: {**source, "path": digests[name]} for name, source in resolved["sources"].items()
         },
@@ -108,7 +110,12 @@ def protocol(
     for transport in ("cache", "remote"):
         del same_place[transport]
     shared = {"suite": same_place, "mmfm": metadata.version("mmfm"), "libraries": versions}
-    own = {"checkpoint": checkpoint_sha256, "preprocessing": preprocessing, "device": device}
+    own = {
+        "checkpoint": checkpoint_sha256,
+        "weights": suite.weights,
+        "preprocessing": preprocessing,
+        "device": device,
+    }
     return {
         "fingerprint": digest({**shared, **own}),
         "suite_fingerprint": digest(shared),

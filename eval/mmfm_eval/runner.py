@@ -151,7 +151,7 @@ def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> 
             evaluators[name].seed = suite.seed
             evaluators[name].check_sources(suite.sources)
     manifests = open_sources(suite)
-    predictor = load(checkpoint.path, device_named(device))
+    predictor = load(checkpoint.path, device_named(device), suite.weights)
     for name, evaluator in evaluators.items():
         with _naming(name):
             evaluator.check_model(predictor)

@@ -7,6 +7,7 @@ returns an `Encoder`.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,10 @@ class EncoderConfig:
     def __post_init__(self) -> None:
         if self.cache and not self.frozen:
             raise ValueError("cache = true needs frozen = true: a trained encoder's outputs change")
+
+
+BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers?|h)\.(\d+)\.")
+"""Where a parameter's name says which block it is of, here and in transformers."""
 
 
 class Encoder(nn.Module):
@@ -114,6 +119,17 @@ class Encoder(nn.Module):
         `has_patches`).
         """
         raise ValueError(f"{type(self).__name__} has no patches to reconstruct")
+
+    def depths(self) -> dict[str, int]:
+        """Parameter ▶ its depth, for learning rates by layer: 0 before the first block, n in the
+        n-th, and what is made after the last block counts as that one.
+        """
+        found, last = {}, 0
+        for name, _ in self.named_parameters():
+            block = BLOCK.search(name)
+            last = int(block[1]) + 1 if block else last
+            found[name] = last
+        return found
 
     def word_embedding(self) -> nn.Embedding | None:
         """The table [V,D'] that the inputs are looked up in; None where they are no words."""

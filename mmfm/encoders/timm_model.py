@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import timm
@@ -30,6 +31,8 @@ CPU_CHUNK = 4
 """Pictures that run together on CPU without gradients: their feature maps then stay in its caches,
 about 1.5 times as fast at 224 px as 32 together.
 """
+HEAD = "~"
+"""A name of no layer, so that timm groups it with the classifier, which is not there."""
 DATA_KEYS = ("input_size", "mean", "std", "interpolation")
 
 
@@ -148,6 +151,15 @@ class TimmModel(Encoder):
         if not self.has_patches:
             return super().patchify(inputs, valid)
         return patchify(inputs, *self.patch)
+
+    def depths(self) -> dict[str, int]:
+        """As timm groups the model's layers; what it would count to the head is of the last one."""
+        matcher = self.model.group_matcher(coarse=False)
+        named = [*self.model.named_parameters(), (HEAD, None)]
+        whole: Any = SimpleNamespace(named_parameters=lambda: named)
+        groups = timm.models.group_parameters(whole, matcher, reverse=True)
+        last = groups.pop(HEAD) - 1
+        return {f"model.{name}": min(depth, last) for name, depth in groups.items()}
 
     def save_assets(self, folder: Path) -> None:
         text = json.dumps(self.description, indent=1, sort_keys=True)

@@ -20,7 +20,10 @@ ReadFeatures = dict[Read, Features]
 
 @dataclass(kw_only=True)
 class ObjectiveConfig:
-    """The setting that all objectives share: the weight of its loss in the step's loss.
+    """The settings that all objectives share: the weight of its loss in the step's loss, by step.
+
+    The weight is 0 before `start_step`, reaches `weight` in equal parts over `ramp_steps` steps,
+    and is 0 again from `end_step` on. Steps count from 0.
 
     `for_training_only`: a trained model is opened without it, so what it needs may be gone by then.
     """
@@ -28,12 +31,33 @@ class ObjectiveConfig:
     for_training_only: ClassVar[bool] = False
 
     weight: float = 1.0
+    start_step: int = 0
+    ramp_steps: int = 0
+    end_step: int | None = None
 
     def __post_init__(self) -> None:
         if not self.weight > 0:
             raise ValueError(
                 f"weight must be above 0, not {self.weight}; leave the objective out instead"
             )
+        for name in ("start_step", "ramp_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        if self.end_step is not None and self.end_step <= self.start_step:
+            raise ValueError(
+                f"end_step = {self.end_step} must be above start_step = {self.start_step}"
+            )
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether the weight is another one in some steps."""
+        return self.start_step > 0 or self.ramp_steps > 1 or self.end_step is not None
+
+    def weight_at(self, step: int) -> float:
+        """The weight in `step` (from 0)."""
+        if step < self.start_step or (self.end_step is not None and step >= self.end_step):
+            return 0.0
+        return self.weight * min(1.0, (step - self.start_step + 1) / max(1, self.ramp_steps))
 
 
 class Objective(nn.Module):

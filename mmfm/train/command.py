@@ -56,8 +56,9 @@ def main(
                 print(text)
             return 0
         start_process_group()
-        done = train(run, found)
-        if done and after is not None and distributed.is_main():
+        while (ending := train(run, found)) == "thaws":
+            run, found = _go_on(prepare(args.config, args.overrides))
+        if ending == "done" and after is not None and distributed.is_main():
             after(run)
         return 0
     except (ValueError, OSError) as error:
@@ -74,6 +75,13 @@ def main(
         raise
     finally:
         end_process_group()
+
+
+def _go_on(run: Run) -> tuple[Run, Checkpoint]:
+    """The run and the checkpoint that it has just written, checked."""
+    found = Checkpoint.open(run.folder)
+    check(run, found, run.pipeline(distributed.world_size()))
+    return run, found
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,12 +13,14 @@ from mmfm.feature_caching import open_caches
 from mmfm.predictor import Predictor
 from mmfm.train import report
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.groups import freeze_parts
 from mmfm.train.log import RunLog, environment
+from mmfm.train.optim import groups_of
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver, check_keep_best
 from mmfm.train.signals import StopSignals
-from mmfm.train.steps import Steps, together
+from mmfm.train.steps import Ending, Steps, together
 from mmfm.train.trackers import find_trackers
 from mmfm.train.trainer import Trainer
 from mmfm.weights import load_task
@@ -29,15 +31,21 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     if found is not None:
         check_resume(found, pipeline)
         load_task(run.task, found)
+    recipe = run.recipe
+    freeze_parts(run.task, recipe.optim.freeze, 0 if found is None else found.step)
+    groups_of(run.task, recipe.optim)
     checkpoint.check_writable(run.folder)
-    check_keep_best(run.recipe)
-    find_trackers(run.recipe.run.trackers)
-    build_evaluators(run.recipe, Predictor(run.task, run.label), open_manifests(run.recipe))
+    check_keep_best(recipe)
+    find_trackers(recipe.run.trackers)
+    build_evaluators(recipe, Predictor(run.task, run.label), open_manifests(recipe))
 
 
-def train(run: Run, found: Checkpoint | None) -> bool:
-    """Train to the end, or to where a rank is asked to stop, and return whether it is the end;
-    collective, in a started process group.
+def train(run: Run, found: Checkpoint | None) -> Ending:
+    """Train to the end, to where a rank is asked to stop, or to where a part of the model begins to
+    train; collective, in a started process group.
+
+    ZeRO would ignore what becomes trainable later: after "thaws" a run that is prepared anew must
+    go on from the checkpoint that is written.
 
     `check` has passed, and has put the checkpoint's weights into the task.
     """
@@ -85,12 +93,14 @@ def train(run: Run, found: Checkpoint | None) -> bool:
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         _tell_start(run, found, evaluation, log)
         saver = Saver(run, trainer, pipeline, None if found is None else found.step)
-        done = Steps(run, trainer, pipeline, steps, evaluation, saver, log).run(stop)
+        ending = Steps(run, trainer, pipeline, steps, evaluation, saver, log).run(stop)
     finally:
         log.close()
-    if distributed.is_main():
+    if ending == "thaws":
+        trainer.engine.destroy()
+    elif distributed.is_main():
         report.write(run.folder)
-    return done
+    return ending
 
 
 def _start_folder(run: Run) -> None:

@@ -81,6 +81,7 @@ def metrics_row(
     for name, value in result.scalars.items():
         row[name] = value
         row.setdefault(name.split("/")[-1], value)
+    row |= {f"{name}_weight": weight for name, weight in result.weights.items()}
     mine = (clock.tokens_per_s, peak_memory())
     tokens, memory = zip(*distributed.all_gather_object(mine), strict=True)
     if result.loss_scale is not None:

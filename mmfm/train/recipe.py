@@ -66,6 +66,14 @@ class Recipe:
     eval: EvalConfig = field(default_factory=EvalConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        moving = self.optim.warmup_steps + self.optim.decay_steps
+        if self.optim.decay_steps and moving > self.train.max_steps:
+            raise ValueError(
+                f"optim.warmup_steps and optim.decay_steps are {moving} steps together, more than "
+                f"train.max_steps = {self.train.max_steps}"
+            )
+
 
 @dataclass(kw_only=True)
 class PretrainConfig(Recipe, PretrainTaskConfig):

@@ -11,6 +11,7 @@ from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.train import state
+from mmfm.train.groups import thawed
 from mmfm.train.recipe import Recipe
 from mmfm.train.trainer import Trainer
 from mmfm.types import Batch
@@ -88,11 +89,14 @@ def restored(
     again.
     """
     first = next(steps)
-    if found.manifest["optimizer_scalars"]:  # none where every step so far was left out
+    stored = tuple(f"{kind}-" for kind in ("optimizer", "ema"))
+    # None where every step so far was left out.
+    if any(name.startswith(stored) for name in found.manifest["files"]):
         if trainer.config.precision == "fp16":  # a step that overflows makes no state
             state.set_loss_scaler(trainer.engine, {"cur_scale": 1.0})
         trainer.step(first, lr=0.0)
-        state.restore_optimizer(trainer.engine, found)
+        fresh = thawed(trainer.task, trainer.optim.freeze, found.step)
+        state.restore_optimizer(trainer.engine, found, fresh)
     state.restore_full_weights(trainer.engine, found)
     state.set_loss_scaler(trainer.engine, found.manifest["loss_scaler"])
 

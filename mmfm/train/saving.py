@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from mmfm import checkpoint, distributed
 from mmfm.config import ConfigError, dump, nearest, to_dict
 from mmfm.data.pipeline import Pipeline
@@ -53,6 +55,7 @@ class Saver:
                 {
                     "model": state.weights_part(self.trainer.engine),
                     "optimizer": state.optimizer_part(self.trainer.engine),
+                    **self._average(),
                 },
                 self._write_files,
                 {
@@ -64,6 +67,10 @@ class Saver:
             self.saved = step
         if distributed.is_main():
             checkpoint.prune(self.run.checkpoints, self.run.recipe.train.keep_checkpoints)
+
+    def _average(self) -> dict[str, Iterable[tuple[str, Tensor]]]:
+        kept = self.run.recipe.optim.ema is not None
+        return {"ema": state.ema_part(self.trainer.engine)} if kept else {}
 
     def keep_best(self, scores: Mapping[str, Iterable[Any]]) -> None:
         """Save the step, and mark it, if its score is better than all before; collective.

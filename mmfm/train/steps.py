@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -18,9 +18,11 @@ from mmfm.train.activations import ActivationNorms
 from mmfm.train.alarms import Alarms
 from mmfm.train.evaluation import Evaluation
 from mmfm.train.flops import FlopCounter, peak_flops
+from mmfm.train.groups import next_thaw
 from mmfm.train.log import RunLog
 from mmfm.train.measure import Clock, count_tokens, metrics_row
 from mmfm.train.nonfinite import NonFiniteError
+from mmfm.train.pieces import averaged_weights
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver
 from mmfm.train.signals import StopSignals
@@ -28,10 +30,14 @@ from mmfm.train.trainer import StepResult, Trainer
 from mmfm.train.watchdog import Watchdog
 from mmfm.types import Batch
 
+Ending = Literal["done", "stopped", "thaws"]
+
 
 @dataclass
 class Steps:
-    """``run()`` goes to the end, or to where a rank is asked to stop; collective."""
+    """``run()`` goes to the end, to where a rank is asked to stop, or to where a part of the model
+    begins to train; collective.
+    """
 
     of: Run
     trainer: Trainer
@@ -44,14 +50,15 @@ class Steps:
 
     def __post_init__(self) -> None:
         recipe, device = self.of.recipe, self.trainer.engine.device
-        self.config = recipe.train
+        self.config, self.ema = recipe.train, recipe.optim.ema
+        self.thaw = next_thaw(recipe.optim.freeze, self.trainer.step_index)
         self.alarms = Alarms(self.config.alarms, self.of.task)
         self.clock = Clock(recipe.data.global_batch_size)
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         self.clock.peak_flops = peak_flops(device, dtype)
 
-    def run(self, stop: StopSignals) -> bool:
-        """Whether it got to the end."""
+    def run(self, stop: StopSignals) -> Ending:
+        """Where it ended; unless that is the last step, its checkpoint is written."""
         with stop, Watchdog(self.of.folder, self.config.stall_s) as watchdog:
             while self.trainer.step_index < self.config.max_steps:
                 watchdog.step = self.trainer.step_index
@@ -59,9 +66,12 @@ class Steps:
                 micro_batches = next(self.batches, None)
                 if micro_batches is None:
                     self._stop()
-                    return False
+                    return "stopped"
                 self._step(micro_batches)
-        return True
+                if self.trainer.step_index == self.thaw and self.thaw < self.config.max_steps:
+                    self.saver.save()
+                    return "thaws"
+        return "done"
 
     def _step(self, micro_batches: list[Batch]) -> None:
         config, step = self.config, self.trainer.step_index + 1
@@ -83,7 +93,10 @@ class Steps:
             row = metrics_row(step, self.pipeline, result, micro_batches, self.clock, left)
             self.log.train({**row, **sizes})
         if evaluates:
-            self.saver.keep_best(self.evaluation.run(step))
+            averaged = self.ema is not None and self.ema.evaluate
+            with averaged_weights(self.trainer.engine) if averaged else nullcontext():
+                scores = self.evaluation.run(step)
+            self.saver.keep_best(scores)
         if saves:
             self.saver.save()
 

@@ -90,7 +90,8 @@ class StepResult:
     `grad_norms` those of its parts (see `part_of`; none if skipped); `scalars` are values of the
     objectives' own parameters, such as ``contrastive/logit_scale``, before the step. `skipped`:
     fp16 gradients overflowed, and nothing was changed but the scale of the loss; `loss_scale` is
-    that of the next step, None in other precisions.
+    that of the next step, None in other precisions. `weights`: of the objectives whose weight
+    varies.
     """
 
     loss: float
@@ -101,6 +102,7 @@ class StepResult:
     lr: float
     skipped: bool = False
     loss_scale: float | None = None
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 class Trainer:
@@ -153,6 +155,7 @@ class Trainer:
         """Train on all of this rank's micro-batches of one step; `lr` replaces the schedule's."""
         assert len(micro_batches) == self.grad_accum_steps, "the engine's accumulation is fixed"
         lr = self._set_lr(lr)
+        self.task.set_step(self.step_index)
         self.engine.train()
         batches = [self._place(b, i) for i, b in enumerate(micro_batches)]
         counts = self._global_counts(batches)
@@ -256,9 +259,12 @@ class Trainer:
                 self.config.max_steps,
                 self.optim.warmup_steps,
                 self.optim.final_lr_factor,
+                self.optim.decay_steps,
             )
         for group in self.engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_factor"]
+            if self.optim.ema is not None:
+                group["ema_decay"] = self.optim.ema.decay_at(self.step_index)
         return lr
 
     def _reduced(
@@ -304,6 +310,7 @@ class Trainer:
             lr,
             skipped=skipped,
             loss_scale=loss_scale(self.engine),
+            weights={name: self.task.weights[name] for name in self.task.weight_at},
         )
 
 

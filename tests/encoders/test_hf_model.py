@@ -221,3 +221,13 @@ def test_words_of_a_text_model_and_none_of_a_waveform_model(bert, wav2vec2):
     waveform = config(type="hf_model", name=wav2vec2).build()
     assert waveform.word_embedding() is None
     assert waveform.text_frame() == ([], [])
+
+
+def test_depths_of_text_and_waveform_models(bert, wav2vec2):
+    """Embeddings and feature extractor 0, then layer by layer."""
+    for folder, layer in ((bert, "model.encoder.layer."), (wav2vec2, "model.encoder.layers.")):
+        found = _build(folder).depths()
+        for name, depth in found.items():
+            inside = name.startswith(layer)
+            assert depth == (int(name.removeprefix(layer)[0]) + 1 if inside else 0), name
+        assert set(found.values()) == {0, 1, 2}

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import timm
+import timm.optim
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -45,6 +46,23 @@ def test_tokens_and_pooled_are_timms(name):
     assert_close(tokens, expected)
     assert tokens.shape == (2, encoder.grid_length, encoder.width)
     assert encoder.patchify(images).shape == (2, encoder.grid_length, encoder.patch_dim)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_depths_are_those_of_timms_layer_decay(name):
+    """Whose scale of 1 is for the classifier."""
+    theirs = timm.create_model(name)
+    groups = timm.optim.param_groups_layer_decay(theirs, layer_decay=0.5)
+    names = {id(p): n for n, p in theirs.named_parameters()}
+    scales = {f"model.{names[id(p)]}": g["lr_scale"] for g in groups for p in g["params"]}
+    encoder = _build(name=name)
+    depths = encoder.depths()
+    assert set(depths) == {n for n, _ in encoder.named_parameters()}
+    top = max(depths.values())
+    assert top > 2
+    for parameter, depth in depths.items():
+        own_head = parameter.startswith("model.head.")
+        assert 0.5 ** (top + 1 - depth) == (0.5 if own_head else scales[parameter]), parameter
 
 
 def test_one_width_where_timms_head_widens():

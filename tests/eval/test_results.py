@@ -102,6 +102,7 @@ def test_fingerprints_change_with_what_can_change_a_score_only() -> None:
         its_protocol(suite(), checkpoint_sha256="f" * 64),
         its_protocol(suite(), preprocessing={"specs": {"image": {"size": 65}}}),
         its_protocol(suite(), device="cuda"),
+        its_protocol(suite(weights="ema")),
     ):
         assert other["fingerprint"] != base["fingerprint"]
         assert other["suite_fingerprint"] == base["suite_fingerprint"]

@@ -194,6 +194,9 @@ def test_intersect() -> None:
         ({"max_logit_scale": 0.0}, r"max_logit_scale = 0\.0 must be above 0"),
         ({"max_logit_scale": -5.0}, "max_logit_scale"),
         ({"weight": 0.0}, r"weight must be above 0, not 0\.0; leave the objective out"),
+        ({"start_step": -1}, "start_step = -1 must not be negative"),
+        ({"ramp_steps": -1}, "ramp_steps = -1 must not be negative"),
+        ({"start_step": 4, "end_step": 4}, "end_step = 4 must be above start_step = 4"),
         ({"equal_group": "keep"}, r"objectives\.c\.equal_group = 'keep'"),
     ],
 )

@@ -91,6 +91,35 @@ def test_weights_and_global_counts_make_the_total(task) -> None:
     assert task.total(losses, doubled).item() == pytest.approx(want, rel=1e-6)
 
 
+def test_weights_follow_the_step(tokenizer) -> None:
+    settings = tiny.task_settings(tokenizer)
+    settings["objectives"]["masked_audio"] |= {"start_step": 2, "ramp_steps": 4, "end_step": 8}
+    task = PretrainTask.build(from_dict(PretrainTaskConfig, settings))
+    assert set(task.weight_at) == {"masked_audio"}
+    got = []
+    for step in range(10):
+        task.set_step(step)
+        got.append(task.weights.pop("masked_audio"))
+        assert set(task.weights.values()) == {1.0}
+    assert got == [0, 0, 0.125, 0.25, 0.375, 0.5, 0.5, 0.5, 0, 0]
+
+
+def test_an_objective_of_weight_zero_moves_nothing(tokenizer) -> None:
+    settings = tiny.task_settings(tokenizer)
+    for later in ("contrastive", "masked_audio"):
+        settings["objectives"][later]["start_step"] = 1
+    task = PretrainTask.build(from_dict(PretrainTaskConfig, settings))
+    batch = task.prepare(tiny.make_batch(2))
+    for step, moves in ((0, False), (1, True)):
+        task.set_step(step)
+        task.zero_grad()
+        losses = task(batch).losses
+        task.total(losses, task.counts(batch)).backward()
+        assert set(losses) == set(task.counts(batch))
+        for name in ("contrastive", "masked_audio"):
+            assert any(p.grad.any() for p in task.objectives[name].parameters()) == moves, name
+
+
 def test_conflicting_mask_ratios_are_refused(tokenizer) -> None:
     settings = tiny.task_settings(tokenizer)
     other = {**settings["objectives"]["masked_text"], "mask_ratio": 0.2, "context": []}

@@ -24,6 +24,7 @@ from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig, Trainer
 from mmfm.types import Batch
 from tests import tiny
+from tests.train import thaw_worker
 
 STEPS = 3
 STILL = 2  # steps with learning rate 0 before them, whose gradients are those of the first weights
@@ -177,6 +178,8 @@ def main() -> None:
             Path(out, f"{case.name}.json").write_text(json.dumps(losses))
             if seen:
                 save_file(seen, Path(out, f"{case.name}.safetensors"))
+    for thaw in thaw_worker.CASES:
+        thaw_worker.run(thaw, tokenizer, Path(out))
     distributed.barrier()
     distributed.shutdown()
 

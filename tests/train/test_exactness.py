@@ -9,44 +9,10 @@ benchmarks/equality_matrix.py.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Callable
-from functools import cache
-from pathlib import Path
-
 import pytest
 
-from tests import tiny
-from tests.launch import deepspeed
-from tests.objectives import teachers
 from tests.train.exactness import Plain, differences, first_gradients
 from tests.train.exactness_worker import SOME, STILL, Case
-
-
-@pytest.fixture(scope="session")
-def plain(tmp_path_factory) -> Plain:
-    folder = tmp_path_factory.mktemp("exactness")
-    tokenizer = tiny.make_tokenizer(folder / "tokenizer")
-    recipe = teachers.settings(tokenizer, width=24)
-    return Plain(tokenizer, teachers.write(folder / "teacher", recipe))
-
-
-@pytest.fixture(scope="session")
-def trained(plain: Plain, tmp_path_factory) -> Callable[[int], Path]:
-    """A number of ranks ▶ the folder of its cases' results."""
-
-    @cache
-    def run(ranks: int) -> Path:
-        out: Path = tmp_path_factory.mktemp(f"ranks{ranks}")
-        cases = out / "cases.json"
-        cases.write_text(json.dumps([dataclasses.asdict(case) for case in SOME[ranks]]))
-        worker = "tests.train.exactness_worker"
-        deepspeed(ranks, worker, plain.tokenizer, plain.teacher, str(cases), str(out))
-        return out
-
-    return run
-
 
 CASES = [
     pytest.param(ranks, case, id=f"{ranks}ranks-{case.name}")

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mmfm.config import ConfigError, from_dict
-from mmfm.train.optim import OptimConfig, build_optimizer, parameter_groups
+from mmfm.train.average import EmaConfig
+from mmfm.train.optim import OptimConfig, build_optimizer
 
 
 def net() -> nn.Module:
@@ -16,23 +17,6 @@ def net() -> nn.Module:
     module = nn.ModuleDict(parts)
     module.register_parameter("log_scale", nn.Parameter(torch.zeros(1)))
     return module
-
-
-def test_matrices_decay_and_vectors_do_not() -> None:
-    module = net()
-    module["linear"].weight.requires_grad_(False)
-    groups = parameter_groups(module.named_parameters(), 0.3)
-    names = {id(p): n for n, p in module.named_parameters()}
-    found = {g["weight_decay"]: {names[id(p)] for p in g["params"]} for g in groups}
-    assert found == {
-        0.3: {"embed.weight"},
-        0.0: {"log_scale", "linear.bias", "norm.weight", "norm.bias"},
-    }
-
-
-def test_an_empty_group_is_left_out() -> None:
-    groups = parameter_groups(nn.Linear(2, 2, bias=False).named_parameters(), 0.1)
-    assert [g["weight_decay"] for g in groups] == [0.1]
 
 
 def test_adamw_step_by_hand() -> None:
@@ -80,10 +64,100 @@ def test_nothing_to_train_is_an_error() -> None:
         ({"warmup_steps": -1}, "warmup_steps"),
         ({"final_lr_factor": -1}, "final_lr_factor"),
         ({"momentum": -1}, "momentum"),
-        ({"type": "adam"}, r"optim\.type = 'adam'"),
+        ({"decay_steps": -1}, "decay_steps"),
+        ({"schedule": "wsd"}, "wsd needs at least 1"),
+        ({"decay_steps": 5}, "schedule = cosine with decay_steps = 5"),
+        ({"lr_factors": {"model": 0}}, r"lr_factors: model = 0\.0 must be above 0"),
+        ({"layer_decay": {"image": 1.5}}, r"layer_decay: image = 1\.5"),
+        ({"freeze": {"model": -1}}, "freeze: model = -1"),
+        ({"freeze": {"model": "never"}}, r"optim\.freeze\.model = 'never'"),
+        ({"ema": {"decay": 1.0}}, r"optim\.ema: decay = 1\.0"),
+        ({"type": "adam"}, "type = 'adam' is none of adamw, sgd, lion"),
+        ({"options": {"eps": 1}}, "options are for optimisers with a dotted name"),
         ({"schedule": "linear"}, r"optim\.schedule = 'linear'"),
     ],
 )
 def test_bad_settings(raw, message) -> None:
     with pytest.raises(ConfigError, match=message):
         from_dict(OptimConfig, raw, "optim")
+
+
+def test_lion_step_by_hand() -> None:
+    """Chen et al. 2023, algorithm 2: the sign of the interpolated gradient, decay apart from it."""
+    module = net()
+    config = OptimConfig(type="lion", lr=0.01, betas=(0.9, 0.5), weight_decay=0.5)
+    optimizer = build_optimizer(module, config)
+    before = {n: p.detach().clone() for n, p in module.named_parameters()}
+    for p in module.parameters():
+        p.grad = torch.full_like(p, -2.0)
+    optimizer.step()
+    for name, p in module.named_parameters():
+        decay = 0.5 if p.ndim == 2 else 0.0
+        torch.testing.assert_close(p.detach(), before[name] * (1 - 0.01 * decay) + 0.01)
+        assert set(optimizer.state[p]) == {"exp_avg"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("torch.optim.NAdam", {"decoupled_weight_decay": True}),
+        ("torch.optim.RAdam", {}),
+        ("torch.optim.RMSprop", {"alpha": 0.9}),
+        ("timm.optim.NAdamW", {}),
+    ],
+)
+def test_optimiser_by_dotted_name(name: str, options) -> None:
+    config = OptimConfig(type=name, lr=0.01, weight_decay=0.3, options=options)
+    optimizer = build_optimizer(net(), config)
+    assert f"{type(optimizer).__module__}.{type(optimizer).__name__}".endswith(name.split(".")[-1])
+    assert sorted(g["weight_decay"] for g in optimizer.param_groups) == [0.0, 0.3]
+    assert all(g[key] == value for key, value in options.items() for g in optimizer.param_groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm.optim.Lamb", "does not treat each weight by itself"),
+        ("timm.optim.Lars", "does not treat each weight by itself"),
+        ("timm.optim.Muon", "does not treat each weight by itself"),
+        ("torch.optim.Muon", "can't be used"),
+        ("torch.optim.Adafactor", "does not treat each weight by itself"),
+        ("torch.optim.Adagrad", "makes its state before its first step"),
+        ("torch.optim.LBFGS", "can't be used"),
+        ("torch.optim.Adamm", "there is no 'torch.optim.Adamm'"),
+        ("nowhere.Adam", "there is no 'nowhere.Adam'"),
+    ],
+)
+def test_optimisers_that_look_at_whole_tensors_are_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_optimizer(net(), OptimConfig(type=name, lr=0.01, weight_decay=0.1))
+
+
+@pytest.mark.parametrize("kind", ["adamw", "sgd", "lion"])
+def test_average_follows_every_step_and_changes_nothing_else(kind: str) -> None:
+    """Against torch's own averaged model."""
+    plain, module = net(), net()
+    config = {"type": kind, "lr": 0.1}
+    one = build_optimizer(plain, OptimConfig(**config))
+    two = build_optimizer(module, OptimConfig(**config, ema=EmaConfig()))
+    want = torch.optim.swa_utils.AveragedModel(
+        plain, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.75)
+    )
+    want.update_parameters(plain)  # its first call copies
+    for step in range(4):
+        for p, q in zip(plain.parameters(), module.parameters(), strict=True):
+            p.grad = q.grad = torch.full_like(p, float(step - 1))
+        for group in two.param_groups:
+            group["ema_decay"] = 0.75
+        one.step()
+        two.step()
+        want.update_parameters(plain)
+    averages = dict(want.module.named_parameters())
+    for (name, p), q in zip(plain.named_parameters(), module.parameters(), strict=True):
+        assert torch.equal(p, q), name
+        torch.testing.assert_close(two.state[q]["ema"], averages[name].detach())
+
+
+def test_decay_of_the_average_warms_up() -> None:
+    assert [EmaConfig(decay=0.9).decay_at(s) for s in (0, 8, 80, 81)] == [0.1, 0.5, 0.9, 0.9]
+    assert EmaConfig(decay=0.9, warmup=False).decay_at(0) == 0.9

@@ -15,13 +15,16 @@ import psutil
 import pytest
 
 from mmfm import checkpoint, cli
+from mmfm.checkpoint import Checkpoint
 from mmfm.train.log import read_metrics
 from mmfm.train.resume import resume_point
 from tests import launch
 from tests.tiny_runs import exact, manifest, pretrain, training
 
 STEPS = range(1, 9)
-BF16 = ("train.precision=bf16", "train.zero_stage=1")
+EMA = "optim.ema={decay: 0.9, evaluate: true}"
+BF16 = ("train.precision=bf16", "train.zero_stage=1", EMA)
+THAW = ("train.zero_stage=2", EMA, "optim.freeze={model.encoders.text: 4, model.fusion: 2}")
 
 
 def on_two_ranks(folder: Path, *commands: list[str]) -> None:
@@ -40,12 +43,13 @@ def runs(synthetic, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     on_two_ranks(
         folder,
-        pretrain(synthetic, folder / "whole", "train.zero_stage=2"),
+        pretrain(synthetic, folder / "whole", "train.zero_stage=2", EMA),
         pretrain(synthetic, folder / "bf16", *BF16),
         pretrain(
             synthetic,
             folder / "same",
             "train.zero_stage=2",
+            EMA,
             f"run.resume={folder}/whole/checkpoints/step_00000003",
         ),
         pretrain(
@@ -54,11 +58,19 @@ def runs(synthetic, tmp_path_factory) -> Path:
             *BF16,
             f"run.resume={folder}/bf16/checkpoints/step_00000003",
         ),
+        pretrain(synthetic, folder / "thaw", *THAW),
+        pretrain(
+            synthetic,
+            folder / "thaw-on",
+            *THAW,
+            f"run.resume={folder}/thaw/checkpoints/step_00000003",
+        ),
         # Last: from here on DeepSpeed has put its own linear layer in place of torch's.
         pretrain(
             synthetic,
             folder / "stage3",
             "train.zero_stage=3",
+            EMA,
             "deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
             f"run.resume={folder}/whole/checkpoints/step_00000003",
         ),
@@ -76,7 +88,9 @@ def test_runs_are_whole(runs: Path) -> None:
         assert steps == ["step_00000003", "step_00000006", "step_00000008"]
 
 
-@pytest.mark.parametrize(("name", "before"), [("same", "whole"), ("bf16-on", "bf16")])
+@pytest.mark.parametrize(
+    ("name", "before"), [("same", "whole"), ("bf16-on", "bf16"), ("thaw-on", "thaw")]
+)
 def test_continued_run_equals_the_uninterrupted_one_bit_for_bit(
     runs: Path, name: str, before: str
 ) -> None:
@@ -89,7 +103,7 @@ def assert_same_tensors(a: Path, b: Path) -> None:
     """The last checkpoints of two runs on equally many ranks hold the same bytes."""
     first, second = (manifest(run / "checkpoints/step_00000008")["files"] for run in (a, b))
     tensors = [name for name in first if name.endswith(".safetensors")]
-    assert len(tensors) == 4
+    assert len(tensors) == 6  # weights, optimiser and average of two ranks
     for name in tensors:
         assert first[name]["sha256"] == second[name]["sha256"], name
 
@@ -119,6 +133,7 @@ def test_two_ranks_to_one_and_back(runs: Path, synthetic: Path, tmp_path: Path) 
         tmp_path / "one",
         "train.zero_stage=1",
         f"run.resume={runs}/stage3/checkpoints/step_00000006",
+        EMA,
     )
     one[one.index("train.save_every=3")] = "train.save_every=1"
     assert cli.main(one) == 0
@@ -126,8 +141,8 @@ def test_two_ranks_to_one_and_back(runs: Path, synthetic: Path, tmp_path: Path) 
     back = f"run.resume={tmp_path}/one/checkpoints/step_00000007"
     on_two_ranks(
         tmp_path,
-        pretrain(synthetic, tmp_path / "zero", "train.zero_stage=0", back),
-        pretrain(synthetic, tmp_path / "two", "train.zero_stage=2", back),
+        pretrain(synthetic, tmp_path / "zero", "train.zero_stage=0", EMA, back),
+        pretrain(synthetic, tmp_path / "two", "train.zero_stage=2", EMA, back),
     )
     assert_close(tmp_path / "zero", runs / "whole", range(8, 9))
     assert_close(tmp_path / "two", runs / "whole", range(8, 9))
@@ -135,8 +150,33 @@ def test_two_ranks_to_one_and_back(runs: Path, synthetic: Path, tmp_path: Path) 
 
 def test_one_rank_from_two(runs: Path, synthetic: Path, tmp_path: Path) -> None:
     source = f"run.resume={runs}/whole/checkpoints/step_00000003"
-    assert cli.main(pretrain(synthetic, tmp_path / "one", "train.zero_stage=0", source)) == 0
+    assert cli.main(pretrain(synthetic, tmp_path / "one", "train.zero_stage=0", EMA, source)) == 0
     assert_close(tmp_path / "one", runs / "whole", range(4, 9))
+    two, one = (
+        Checkpoint.open(run / "checkpoints/step_00000008").tensors("ema")
+        for run in (runs / "whole", tmp_path / "one")
+    )
+    assert set(one) == set(two)
+    for name, average in two.items():
+        assert (one[name] - average).norm() <= 1e-4 * average.norm(), name
+
+
+def test_a_run_that_thaws_goes_on_by_itself(runs: Path) -> None:
+    """Its metrics say where; what is frozen does not move and has no average of its own."""
+    rows = read_metrics(runs / "thaw/metrics.jsonl")
+    assert [row["step"] for row in rows if row.get("event") == "resume"] == [2, 4]
+    assert sorted(training(runs / "thaw")) == list(STEPS)
+    at = {step: Checkpoint.open(runs / f"thaw/checkpoints/step_{step:08d}") for step in (2, 4, 8)}
+    weights = {step: found.tensors("model") for step, found in at.items()}
+    text, fusion = "model.encoders.text.", "model.fusion."
+    for step, frozen in ((2, (text, fusion)), (4, (text,))):
+        assert not [name for name in at[step].tensors("ema") if name.startswith(frozen)]
+    for name in weights[2]:
+        if name.startswith(text):
+            assert weights[2][name].equal(weights[4][name]), name
+    moved = f"{text}transformer.blocks.0.attention.out.weight"
+    assert not weights[8][moved].equal(weights[4][moved])
+    assert at[8].manifest["optimizer_scalars"] == {"step": 8, "2/step": 6, "4/step": 4}
 
 
 def start(
@@ -180,7 +220,7 @@ def test_killed_run_equals_the_uninterrupted_one(
 ) -> None:
     """Killed in the first steps, while a checkpoint is written, and after one; then to the end."""
     run = tmp_path / "killed"
-    arguments = pretrain(synthetic, run, "train.zero_stage=2", f"data.workers={workers}")
+    arguments = pretrain(synthetic, run, "train.zero_stage=2", EMA, f"data.workers={workers}")
     commands = write_list(tmp_path, arguments)
     partial = run / "checkpoints/.step_00000003.partial"
 

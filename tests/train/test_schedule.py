@@ -40,6 +40,18 @@ def test_cosine_equals_torch() -> None:
         theirs.step()
 
 
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_wsd_stays_and_then_falls_as_one_minus_the_square_root(final: float) -> None:
+    got = [lr_factor("wsd", s, 100, 5, final, 16) for s in range(110)]
+    assert got[:6] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0, 1.0])
+    assert set(got[5:84]) == {1.0}
+    for n in range(1, 17):  # Hägele et al., eq. 2, with n of the 16 last steps taken
+        want = final + (1 - final) * (1 - (n / 16) ** 0.5)
+        assert got[83 + n] == pytest.approx(want, abs=1e-12)
+    assert got[99] == pytest.approx(final, abs=1e-12)
+    assert got[100:] == [pytest.approx(final, abs=1e-12)] * 10
+
+
 @pytest.mark.parametrize(("max_steps", "warmup"), [(1, 0), (1, 1), (2, 1), (3, 5), (5, 5)])
 def test_short_runs_stay_between_zero_and_one(max_steps: int, warmup: int) -> None:
     for step in range(max_steps + 2):

@@ -130,6 +130,29 @@ def test_the_learning_rate_follows_the_schedule(tokenizer, group) -> None:
     assert [g["lr"] for g in one.engine.optimizer.param_groups] == pytest.approx([0.001] * 2)
 
 
+def test_learning_rates_of_parts_follow_the_schedule_too(tokenizer, group) -> None:
+    optim = OptimConfig(lr=0.01, schedule="wsd", decay_steps=4, lr_factors={"objectives": 2.0})
+    one = trainer(tokenizer, optim, max_steps=6)
+    for step, factor in enumerate((1, 1, 0.5)):
+        assert one.step(batches(step)).lr == pytest.approx(0.01 * factor)
+        rates = sorted({group["lr"] for group in one.engine.optimizer.param_groups})
+        assert rates == pytest.approx([0.01 * factor, 0.02 * factor])
+
+
+def test_objective_weights_follow_the_step(tokenizer, group) -> None:
+    one = trainer(tokenizer, parts=2)
+    one.task.weight_at = {"contrastive": [0.0, 3.0].__getitem__}
+    for step, weight in enumerate((0.0, 3.0)):
+        result = one.step(batches(step, parts=2))
+        assert result.weights == {"contrastive": weight}
+        weights = {**dict.fromkeys(one.task.weights, 1.0), "masked_audio": 0.5}
+        want = sum(
+            {**weights, "contrastive": weight}[name.split("/")[0]] * loss
+            for name, loss in result.losses.items()
+        )
+        assert result.loss == pytest.approx(want)
+
+
 @pytest.mark.parametrize("stage", [0, 1])
 def test_learning_rate_zero_changes_nothing(tokenizer, group, stage: int) -> None:
     one = trainer(tokenizer, OptimConfig(lr=0.1), zero_stage=stage)
