@@ -292,8 +292,8 @@ def config_classes() -> dict[str, type]:
     found = {}
     for package in (mmfm, mmfm_eval):
         for info in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-            if info.name.endswith("__main__"):
-                continue
+            if info.name.endswith(("__main__", ".trackers.wandb", ".trackers.mlflow")):
+                continue  # those two need libraries that need not be there, and have no settings
             module = importlib.import_module(info.name)
             for name, item in vars(module).items():
                 settings = name == "Config" or re.fullmatch(r"\w+(Config|Source)", name)
