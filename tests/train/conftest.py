@@ -50,7 +50,8 @@ def trained(plain: Plain, tmp_path_factory) -> Callable[[int], Path]:
         cases = out / "cases.json"
         cases.write_text(json.dumps([dataclasses.asdict(case) for case in SOME[ranks]]))
         worker = "tests.train.exactness_worker"
-        deepspeed(ranks, worker, plain.tokenizer, plain.teacher, str(cases), str(out), timeout=900)
+        given = ("thaw", plain.tokenizer, plain.teacher, str(cases), str(out))
+        deepspeed(ranks, worker, *given, timeout=900)
         return out
 
     return run

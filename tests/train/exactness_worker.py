@@ -1,7 +1,7 @@
 """Train the tiny model in every case of the equality matrix, in one process group; see
 test_exactness.py and, for the whole matrix, benchmarks/equality_matrix.py.
 
-    deepspeed --num_gpus 2 --module tests.train.exactness_worker TOKENIZER TEACHER CASES OUT
+    deepspeed --num_gpus 2 --module tests.train.exactness_worker [thaw] TOKENIZER TEACHER CASES OUT
 """
 
 from __future__ import annotations
@@ -178,8 +178,9 @@ def main() -> None:
             Path(out, f"{case.name}.json").write_text(json.dumps(losses))
             if seen:
                 save_file(seen, Path(out, f"{case.name}.safetensors"))
-    for thaw in thaw_worker.CASES:
-        thaw_worker.run(thaw, tokenizer, Path(out))
+    if "thaw" in sys.argv:
+        for thaw in thaw_worker.CASES:
+            thaw_worker.run(thaw, tokenizer, Path(out))
     distributed.barrier()
     distributed.shutdown()
 
