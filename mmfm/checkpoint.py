@@ -175,7 +175,10 @@ def write(
     problem = None
     for kind, named in tensors.items():
         # Taken whole also after a problem: the tensors are gathered from all ranks.
-        part = {name: tensor.contiguous() for name, tensor in named}
+        part = {}
+        for name, tensor in named:
+            part[name] = tensor.contiguous()
+            distributed.place.work += 1
         path = hidden / f"{kind}-{rank + 1:05d}-of-{ranks:05d}.safetensors"
         if part and problem is None:
             problem = _problem(partial(_write_part, part, path))

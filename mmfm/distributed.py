@@ -23,10 +23,13 @@ P = ParamSpec("P")
 
 @dataclass
 class Place:
-    """How many of the collectives below this rank has begun, and which one it is in."""
+    """How many of the collectives below this rank has begun, and which one it is in; `work` counts
+    what it does in between that takes long: batches of an evaluation, tensors of a checkpoint.
+    """
 
     begun: int = 0
     name: str | None = None
+    work: int = 0
 
 
 place = Place()

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfm import distributed
 from mmfm.data.collate import collate
 from mmfm.data.decode import Label, Sample, SampleDecoder, build_transforms
 from mmfm.data.feature_cache import FeatureCache
@@ -104,6 +105,7 @@ class SequentialData:
         made = load(self._work, tasks, workers=self.workers, prefetch=_PREFETCH, pin_memory=False)
         for result in made:
             self._quarantine.add(result.bad, None)
+            distributed.place.work += 1
             yield result.batch
 
 

@@ -3,10 +3,10 @@
     with Watchdog(run_folder, stall_s=600) as watchdog:
         watchdog.step = …  # at every step
 
-When a rank has begun no step and no collective for `stall_s`, it writes the stacks of its threads
-to ``stall-rank<k>.txt`` and where it stands to ``stall-rank<k>.json`` in the run's folder. The
-first rank that can compares them, without any collective, and tells. Where nothing moves for as
-long again, the processes end with code 3.
+When a rank has begun no step, no collective and no other work that is counted (`distributed.place`)
+for `stall_s`, it writes the stacks of its threads to ``stall-rank<k>.txt`` and where it stands to
+``stall-rank<k>.json`` in the run's folder. The first rank that can compares them, without any
+collective, and tells. Where nothing moves for as long again, the processes end with code 3.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Watchdog:
         seen, since, told = None, time.monotonic(), False
         while not self._end.wait(min(1.0, self.stall_s / 10)):
             now = time.monotonic()
-            at = (self.step, distributed.place.begun)
+            at = (self.step, distributed.place.begun, distributed.place.work)
             if at != seen:
                 if told:
                     self._mine.unlink(missing_ok=True)

@@ -62,7 +62,7 @@ def test_a_stall_that_ends_is_told_and_over(tmp_path: Path, capfd) -> None:
     assert "test_watchdog.py" in (tmp_path / "stall-rank0.txt").read_text()
 
 
-def test_steps_and_collectives_are_progress(tmp_path: Path, capfd) -> None:
+def test_steps_collectives_and_work_are_progress(tmp_path: Path, capfd) -> None:
     with Watchdog(tmp_path, stall_s=0.5) as watchdog:
         for step in range(10):
             time.sleep(0.05)
@@ -70,6 +70,9 @@ def test_steps_and_collectives_are_progress(tmp_path: Path, capfd) -> None:
         for _ in range(10):
             time.sleep(0.05)
             distributed.barrier()
+        for _ in range(10):
+            time.sleep(0.05)
+            distributed.place.work += 1
     assert capfd.readouterr().err == ""
     assert not list(tmp_path.iterdir())
 
