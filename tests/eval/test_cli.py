@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mmfm.checkpoint import FORMAT
 from mmfm_eval import cli, results, runner
 from tests.eval.fakes import FakePredictor
 from tests.eval.shards import SPECS, make_set
@@ -31,11 +32,11 @@ class PicturePredictor(FakePredictor):
 def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "run" / "checkpoints" / "step_00000007"
     folder.mkdir(parents=True)
-    manifest = {"format": 1, "step": 7, "samples_seen": 70, "files": {}}
+    manifest = {"format": FORMAT, "step": 7, "samples_seen": 70, "files": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     preprocessing = {"specs": SPECS, "transforms": {}, "label": None}
     (folder / "preprocessing.json").write_text(json.dumps(preprocessing))
-    monkeypatch.setattr(runner, "load", lambda path, device: PicturePredictor())
+    monkeypatch.setattr(runner, "load", lambda path, device, weights: PicturePredictor())
     monkeypatch.setattr(runner, "untrained", lambda predictor, seed: PicturePredictor())
     return folder
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from mmfm.checkpoint import FORMAT
 from mmfm.config import from_dict
 from mmfm_eval.report import summary
 from mmfm_eval.report.config import ReportConfig
@@ -23,7 +24,7 @@ def make_run(folder: Path) -> None:
     step = folder / "checkpoints" / "step_00000007"
     step.mkdir(parents=True)
     (folder / "config.yaml").write_text("{}")
-    (step / "manifest.json").write_text(json.dumps({"format": 1, "step": 7, "files": {}}))
+    (step / "manifest.json").write_text(json.dumps({"format": FORMAT, "step": 7, "files": {}}))
     (step.parent / "latest").write_text(step.name)
     score = {"task": "names", "metric": "R@1", "value": 0.5, "n": 40, "ci95": [0.35, 0.65]}
     score |= {"chance": 0.025, "baseline": 0.41, "baseline_name": "nearest pixels"}

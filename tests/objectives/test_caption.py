@@ -124,7 +124,7 @@ def test_parts_of_a_batch_make_the_same_sum(tokenizer) -> None:
     for size in (1, 4, 8):
         parts = tiny.micro_batches(batch, 0, 1, size)
         if size == 1:  # without empty tensors
-            parts = [tiny.take_samples(batch, torch.tensor([i])) for i in range(16)]
+            parts = [tiny.take_samples(batch, torch.tensor([i])) for i in range(tiny.GLOBAL_BATCH)]
             parts = [without_empty(part) for part in parts]
         found = [task(task.prepare(part)).losses["caption/caption_text"] for part in parts]
         assert sum(t.item() for t, _ in found) == pytest.approx(total.item(), rel=1e-6)

@@ -172,7 +172,7 @@ def test_counts_are_known_beforehand(tokenizer, gone: str | None, groups: int) -
         assert counts[name].dtype == torch.float64
         assert (total.item() > 0) == (count.item() > 0)
     if gone is None:
-        both = {"image_text": 12, "text_audio": 12, "audio+image_text": 16}
+        both = {"image_text": 24, "text_audio": 24, "audio+image_text": 32}
         for pair, samples in both.items():
             assert counts[f"matching/{pair}"].item() == samples * (1 if groups == 1 else 3)
 
@@ -189,8 +189,8 @@ def test_without_negatives_the_fusion_still_runs(tokenizer) -> None:
     batch = tiny.make_batch(0)
     batch["group"] = torch.zeros_like(batch["group"])
     total, count = task(task.prepare(batch)).losses["matching/image_text"]
-    assert runs == [16, 0, 0]
-    assert count.item() == 12
+    assert runs == [tiny.GLOBAL_BATCH, 0, 0]
+    assert count.item() == tiny.STREAMS * 3
     total.backward()
     assert all(p.grad.isfinite().all() for p in task.parameters() if p.grad is not None)
 
