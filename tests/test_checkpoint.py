@@ -161,8 +161,8 @@ def test_foreign_formats_and_unreadable_manifests(tmp_path: Path) -> None:
     folder = write(tmp_path, 1)
     manifest = folder / "manifest.json"
     about = json.loads(manifest.read_text())
-    manifest.write_text(json.dumps({**about, "format": 2}))
-    with pytest.raises(CheckpointError, match="has format 2; this version reads 1"):
+    manifest.write_text(json.dumps({**about, "format": 1}))
+    with pytest.raises(CheckpointError, match="has format 1; this version reads 2"):
         Checkpoint.open(folder)
     del about["format"]
     manifest.write_text(json.dumps(about))

@@ -119,7 +119,7 @@ def test_who_has_any_of_some_modalities() -> None:
 
 def test_a_batch_that_names_no_streams_is_one() -> None:
     batch = tiny.make_batch(0)
-    assert streams(batch).tolist() == [s for s in range(4) for _ in range(4)]
+    assert streams(batch).tolist() == [s for s in range(tiny.STREAMS) for _ in range(tiny.SLOTS)]
     del batch["stream"]
     assert streams(batch).tolist() == [0] * tiny.GLOBAL_BATCH
 
@@ -199,7 +199,7 @@ def test_each_side_is_replaced_by_draws_of_its_own(task) -> None:
         same = (parts.pooled[m][:, None] == features.pooled[m][None]).all(-1)
         assert (same.sum(1) == 1).all()
         sources.append(features.rows[m][same.int().argmax(1)])
-    assert len(sources[0]) == len(sources[1]) == 12
+    assert len(sources[0]) == len(sources[1]) == tiny.STREAMS * 3
     assert (sources[0] == sources[1]).sum() < 6
 
 

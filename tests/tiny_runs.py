@@ -14,7 +14,10 @@ SMALL_MODEL = [
     f"model.{part}.{key}"
     for part in ("encoders.image", "encoders.text", "encoders.audio", "fusion")
     for key in ("width=16", "layers=1", "heads=2")
-] + [f"objectives.masked_{m}.decoder_width=16" for m in ("image", "audio")]
+] + [
+    *(f"objectives.masked_{m}.decoder_width=16" for m in ("image", "audio")),
+    "objectives.caption.width=16",
+]
 
 
 def pretrain(data: Path, run: Path, *more: str) -> list[str]:

@@ -109,9 +109,10 @@ def test_a_broken_sample_is_named_on_every_rank(launched) -> None:
         for stage, parts in CASES:
             report = found[f"broken/{stage}"]
             assert report["message"].startswith("step 1: the loss is not finite (")
+            where = f"(rank 1, micro-batch {parts - 1}, samples {tiny.GLOBAL_BATCH - 1})"
             assert (
-                f"it begins with the inputs of audio (rank 1, micro-batch {parts - 1}, samples 15);"
-                " nonfinite.json in the run's folder says more"
+                f"it begins with the inputs of audio {where}; nonfinite.json in the run's folder "
+                "says more"
             ) in report["message"]
             assert [rank["rank"] for rank in report["ranks"]] == [0, 1]
             assert report["ranks"][0]["found"] == []

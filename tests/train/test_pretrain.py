@@ -22,11 +22,12 @@ from mmfm_prep.cli import main as data
 from tests.launch import deepspeed
 from tests.tiny_runs import TINY, manifest, on, pretrain, training
 
-OBJECTIVES = ("contrastive", "masked_text", "masked_image", "masked_audio")
+MASKED = ("masked_text", "masked_image", "masked_audio")
+WEIGHTS = dict.fromkeys(("contrastive", "matching", "caption", *MASKED), 1.0) | {"sigmoid": 0.1}
 FIELDS = {
     *("step", "samples_seen", "split", "loss", "logit_scale", "batch_hash", "lr", "grad_norm"),
     *("samples_per_s", "tokens_per_s", "data_wait", "memory_gb"),
-    *(f"{name}_loss" for name in OBJECTIVES),
+    *(f"{name}_loss" for name in WEIGHTS),
 }
 FILES = {
     *("config.yaml", "environment.json", "metrics.jsonl", "log.txt", "tensorboard", "checkpoints"),
@@ -85,7 +86,7 @@ def test_metrics(run: Path) -> None:
         assert all(math.isfinite(v) for v in row.values() if isinstance(v, float))
         assert 0 <= row["data_wait"] <= 1
         assert row["samples_per_s"] > 0
-        weighted = sum(row[f"{name}_loss"] for name in OBJECTIVES)
+        weighted = sum(weight * row[f"{name}_loss"] for name, weight in WEIGHTS.items())
         assert row["loss"] == pytest.approx(weighted, rel=1e-6)
         parts = [v for k, v in row.items() if k.startswith("grad_norm/")]
         assert row["grad_norm"] == pytest.approx(math.hypot(*parts), rel=1e-5)
