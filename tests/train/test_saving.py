@@ -10,6 +10,7 @@ import pytest
 from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError
+from mmfm.train.optim import OptimConfig
 from mmfm.train.saving import Saver, check_keep_best
 from mmfm.train.trainer import KeepBest, TrainConfig
 
@@ -31,7 +32,8 @@ def saver(tmp_path: Path, monkeypatch):
 
     def make(mode: str = "max", metric: str = "R@1", keep: int = 1) -> Saver:
         best = KeepBest(task="names", metric=metric, mode=mode)
-        recipe = SimpleNamespace(train=TrainConfig(keep_best=best, keep_checkpoints=keep))
+        train = TrainConfig(keep_best=best, keep_checkpoints=keep)
+        recipe = SimpleNamespace(train=train, optim=OptimConfig())
         run = SimpleNamespace(checkpoints=tmp_path, recipe=recipe)
         order = SimpleNamespace(fingerprint="f")
         pipeline = SimpleNamespace(config=SimpleNamespace(global_batch_size=32), order=order)
