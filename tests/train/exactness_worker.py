@@ -28,7 +28,7 @@ from tests.train import thaw_worker
 
 STEPS = 3
 STILL = 2  # steps with learning rate 0 before them, whose gradients are those of the first weights
-SGD = OptimConfig(type="sgd", lr=0.02, weight_decay=0.0, grad_clip=0.0, schedule="constant")
+SGD = OptimConfig(type="sgd", lr=0.01, weight_decay=0.0, grad_clip=0.0, schedule="constant")
 ADAMW = OptimConfig(lr=1e-3, weight_decay=0.01, grad_clip=0.0, schedule="constant")
 EVERY = "every"
 

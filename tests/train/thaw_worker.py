@@ -35,7 +35,7 @@ COMMON = {
     "ema": EmaConfig(decay=0.2),  # the warm-up reaches it in the third step
 }
 OPTIM = {
-    "sgd": OptimConfig(type="sgd", lr=0.01, momentum=0.9, **COMMON),
+    "sgd": OptimConfig(type="sgd", lr=0.004, momentum=0.9, **COMMON),
     "adamw": OptimConfig(lr=1e-3, **COMMON),
     "lion": OptimConfig(type="lion", lr=1e-4, **COMMON),
 }
