@@ -127,7 +127,7 @@ def make_task(
     for parameter in task.parameters():
         if parameter.ndim >= 2:
             torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5)
-        elif not parameter.any():
+        elif parameter.abs().max() < 0.1:
             torch.nn.init.normal_(parameter, std=0.1)
     return task
 
