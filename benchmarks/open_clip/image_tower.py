@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from mmfm.encoders.base import Encoder, EncoderConfig
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from open_clip.transformer import VisionTransformer
 
 
 @dataclass(kw_only=True)
@@ -22,17 +21,14 @@ class Config(EncoderConfig):
     layers: int = 4
     head_width: int = 32
 
-    def tower(self, embed_dim: int) -> VisionTransformer:
-        """open_clip's tower, with its own projection to `embed_dim`."""
-        config = CLIPVisionCfg(
+    def theirs(self) -> CLIPVisionCfg:
+        return CLIPVisionCfg(
             layers=self.layers,
             width=self.width,
             head_width=self.head_width,
             patch_size=self.patch_size,
             image_size=self.image_size,
-            output_tokens=True,
         )
-        return _build_vision_tower(embed_dim, config)
 
     def build(self, assets: Path | None = None) -> Encoder:
         return ImageTower(self).finish()
@@ -51,7 +47,8 @@ class ImageTower(Encoder):
             "std": [0.5, 0.5, 0.5],
             "interpolation": "bicubic",
         }
-        self.tower = config.tower(config.width)
+        settings = replace(config.theirs(), output_tokens=True)
+        self.tower = _build_vision_tower(config.width, settings)
         self.tower.proj = None
 
     def encode(

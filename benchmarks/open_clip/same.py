@@ -16,7 +16,7 @@ from torch import Tensor
 from mmfm.data.pipeline import Pipeline
 from mmfm.train.recipe import PretrainConfig, load_pretrain
 from mmfm.types import Batch
-from open_clip.model import CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.model import CustomTextCLIP
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 PROJECTIONS = {
@@ -41,26 +41,7 @@ def recipe(data: Path, *overrides: str) -> PretrainConfig:
 def open_clip_model(config: PretrainConfig, tokenizer: Any) -> CustomTextCLIP:
     """The recipe's model as open_clip builds it."""
     image, text = config.model.encoders["image"], config.model.encoders["text"]
-    return CustomTextCLIP(
-        config.model.embed_dim,
-        CLIPVisionCfg(
-            layers=image.layers,
-            width=image.width,
-            head_width=image.head_width,
-            patch_size=image.patch_size,
-            image_size=image.image_size,
-        ),
-        CLIPTextCfg(
-            context_length=text.max_length,
-            vocab_size=tokenizer.vocab_size,
-            width=text.width,
-            heads=text.heads,
-            layers=text.layers,
-            pad_id=tokenizer.pad_id,
-            eos_id=tokenizer.eos_id,
-            pool_type="eos",
-        ),
-    )
+    return CustomTextCLIP(config.model.embed_dim, image.theirs(), text.theirs(tokenizer))
 
 
 def as_mmfm(weights: dict[str, Tensor]) -> dict[str, Tensor]:

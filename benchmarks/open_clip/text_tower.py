@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -11,7 +11,6 @@ from torch import Tensor
 from mmfm.data.tokenizer import Tokenizer, load_tokenizer
 from mmfm.encoders.base import Encoder, EncoderConfig
 from open_clip.model import CLIPTextCfg, _build_text_tower
-from open_clip.transformer import TextTransformer
 
 
 @dataclass(kw_only=True)
@@ -24,9 +23,8 @@ class Config(EncoderConfig):
     layers: int = 4
     heads: int = 4
 
-    def tower(self, tokenizer: Tokenizer, embed_dim: int) -> TextTransformer:
-        """open_clip's tower, with its own projection to `embed_dim`."""
-        config = CLIPTextCfg(
+    def theirs(self, tokenizer: Tokenizer) -> CLIPTextCfg:
+        return CLIPTextCfg(
             context_length=self.max_length,
             vocab_size=tokenizer.vocab_size,
             width=self.width,
@@ -35,9 +33,7 @@ class Config(EncoderConfig):
             pad_id=tokenizer.pad_id,
             eos_id=tokenizer.eos_id,
             pool_type="eos",
-            output_tokens=True,
         )
-        return _build_text_tower(embed_dim, config)
 
     def build(self, assets: Path | None = None) -> Encoder:
         return TextTower(self, self.tokenizer if assets is None else str(assets)).finish()
@@ -55,7 +51,8 @@ class TextTower(Encoder):
             "max_length": config.max_length,
             "vocab_size": self.tokenizer.vocab_size,
         }
-        self.tower = config.tower(self.tokenizer, config.width)
+        settings = replace(config.theirs(self.tokenizer), output_tokens=True)
+        self.tower = _build_text_tower(config.width, settings)
         self.tower.text_projection = None
 
     def encode(

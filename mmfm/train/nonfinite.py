@@ -9,7 +9,8 @@ and the step can be run again, watched. What is found is raised as one `NonFinit
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,8 +20,7 @@ from mmfm import distributed
 from mmfm.task import StepRows, in_masked_view
 from mmfm.train.gradients import local_gradients
 from mmfm.types import Batch
-
-SHOWN = 3  # samples and names in the message; the report has all
+from mmfm.weights import some
 
 
 class NonFiniteError(ValueError):
@@ -61,7 +61,7 @@ def raise_nonfinite(
         "ranks": distributed.all_gather_object(mine),
     }
     bad = [name for name, loss in losses.items() if not math.isfinite(loss)]
-    what = f"the loss is not finite ({_some(bad)})" if bad else "the gradient is not finite"
+    what = f"the loss is not finite ({some(bad)})" if bad else "the gradient is not finite"
     raise NonFiniteError(
         f"step {step}: {what}: {_first(report['ranks'])}; nonfinite.json in the run's folder says "
         "more; the newest checkpoint is of an earlier step",
@@ -75,14 +75,14 @@ def _first(ranks: list[dict[str, Any]]) -> str:
     """
     for rank in ranks:
         if rank["weights"]:
-            return f"the weights {_some(rank['weights'])} are not (rank {rank['rank']})"
+            return f"the weights {some(rank['weights'])} are not (rank {rank['rank']})"
     for rank in ranks:
         for found in rank["found"]:
-            samples = f", samples {_some(found['samples'])}" if found["samples"] else ""
+            samples = f", samples {some(found['samples'])}" if found["samples"] else ""
             place = f"rank {rank['rank']}, micro-batch {found['micro_batch']}"
             return f"it begins with the {found['what']} {found['where']} ({place}{samples})"
     names = [name for rank in ranks for name in rank["gradients"]]
-    return f"the gradients of {_some(names)} are not" if names else "it did not happen again"
+    return f"the gradients of {some(names)} are not" if names else "it did not happen again"
 
 
 def _inputs(batch: Batch, micro_batch: int) -> dict[str, Any] | None:
@@ -139,23 +139,18 @@ def _backward(
     return None
 
 
-class _watched:  # noqa: N801 (reads as a function)
-    """While entered, `look(name, inputs, output)` sees every module of `root` after its forward."""
-
-    def __init__(self, root: nn.Module, look: Any) -> None:
-        self.root, self.look = root, look
-
-    def __enter__(self) -> None:
-        self.hooks = [
-            module.register_forward_hook(
-                lambda _, inputs, output, name=name: self.look(name, inputs, output)
-            )
-            for name, module in self.root.named_modules()
-            if name
-        ]
-
-    def __exit__(self, *_: object) -> None:
-        for hook in self.hooks:
+@contextmanager
+def _watched(root: nn.Module, look: Callable[[str, Any, Any], None]) -> Iterator[None]:
+    """Inside, `look(name, inputs, output)` sees every module of `root` after its forward."""
+    hooks = [
+        module.register_forward_hook(lambda _, given, output, name=name: look(name, given, output))
+        for name, module in root.named_modules()
+        if name
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
             hook.remove()
 
 
@@ -195,8 +190,3 @@ def _finite(tensor: Tensor) -> bool:
 
 def _bad_rows(tensor: Tensor) -> Tensor:
     return (~torch.isfinite(tensor)).flatten(1).any(1)
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

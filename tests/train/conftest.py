@@ -4,8 +4,6 @@ several files of tests look at.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 from collections.abc import Callable
 from functools import cache
@@ -14,10 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmfm.train.engine import end_process_group, start_process_group
-from tests import tiny
-from tests.launch import deepspeed
-from tests.objectives import teachers
-from tests.train.exactness import Plain
+from tests.train.exactness import Plain, train
 from tests.train.exactness_worker import SOME
 
 
@@ -34,10 +29,7 @@ def group():
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory) -> Plain:
     """The tokenizer and the teacher of the launches of exactness_worker.py."""
-    folder = tmp_path_factory.mktemp("exactness")
-    tokenizer = tiny.make_tokenizer(folder / "tokenizer")
-    recipe = teachers.settings(tokenizer, width=24)
-    return Plain(tokenizer, teachers.write(folder / "teacher", recipe))
+    return Plain.make(tmp_path_factory.mktemp("exactness"))
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +39,7 @@ def trained(plain: Plain, tmp_path_factory) -> Callable[[int], Path]:
     @cache
     def run(ranks: int) -> Path:
         out: Path = tmp_path_factory.mktemp(f"ranks{ranks}")
-        cases = out / "cases.json"
-        cases.write_text(json.dumps([dataclasses.asdict(case) for case in SOME[ranks]]))
-        worker = "tests.train.exactness_worker"
-        given = ("thaw", plain.tokenizer, plain.teacher, str(cases), str(out))
-        deepspeed(ranks, worker, *given, timeout=900)
+        train(ranks, SOME[ranks], plain, out, "thaw")
         return out
 
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +14,13 @@ from torch import Tensor
 import mmfm
 from mmfm.model import Model
 from mmfm.task import PretrainTask
+from tests import tiny
+from tests.launch import deepspeed
+from tests.objectives import teachers
 from tests.train import reference
 from tests.train.exactness_worker import ADAMW, SGD, STEPS, STILL, Case, global_batch, task_of
+
+LIMIT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,16 @@ class Plain:
 
     tokenizer: str
     teacher: str
+
+    @classmethod
+    def make(cls, folder: Path) -> Plain:
+        tokenizer = tiny.make_tokenizer(folder / "tokenizer")
+        recipe = teachers.settings(tokenizer, width=24)
+        return cls(tokenizer, teachers.write(folder / "teacher", recipe))
+
+    @property
+    def objectives(self) -> list[str]:
+        return list(tiny.task_settings(self.tokenizer, teacher=self.teacher)["objectives"])
 
     def task(self, case: Case, dtype: torch.dtype = torch.float64) -> tuple[PretrainTask, Model]:
         teacher = mmfm.load(self.teacher).model.to(dtype)
@@ -41,6 +56,13 @@ class Differences:
     gradients: dict[str, float] = field(default_factory=dict)
     noise: dict[str, float] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
+
+
+def train(ranks: int, cases: list[Case], plain: Plain, out: Path, *flags: str) -> None:
+    """Run the worker on `cases`; its results are in the folder `out`."""
+    (out / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
+    given = (*flags, plain.tokenizer, plain.teacher, str(out / "cases.json"), str(out))
+    deepspeed(ranks, "tests.train.exactness_worker", *given, timeout=4 * 3600)
 
 
 def differences(case: Case, results: Path, plain: Plain) -> Differences:
@@ -65,6 +87,21 @@ def differences(case: Case, results: Path, plain: Plain) -> Differences:
         for name, weight in last.items():
             found.weights[name] = distance(seen[f"weight/{name}"], weight)
     return found
+
+
+def too_far(found: Differences) -> dict[str, float]:
+    """What is further off than 1e-6.
+
+    Where plain PyTorch in fp32 is itself further than a third of that from double, for gradients in
+    which large terms cancel, the trainer may be as far as three times what plain PyTorch is.
+    """
+    limits = {f"gradient {k}": max(LIMIT, 3 * noise) for k, noise in found.noise.items()}
+    off = {
+        **{f"loss {k}": by for k, by in found.losses.items()},
+        **{f"gradient {k}": by for k, by in found.gradients.items()},
+        **{f"weight {k}": by for k, by in found.weights.items()},
+    }
+    return {name: by for name, by in off.items() if not by <= limits.get(name, LIMIT)}
 
 
 def distance(got: Tensor, want: Tensor) -> float:

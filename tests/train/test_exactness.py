@@ -3,16 +3,25 @@ objective, against plain PyTorch in double precision.
 
 Each rank count is one run of the real launcher with one process group for all cases. Gradients must
 agree to 1e-6 of each tensor's norm, weights after three SGD steps too, losses to 1e-6 under AdamW.
-Here is a part of the matrix; all of it, each objective also alone, is in
-benchmarks/equality_matrix.py.
+A part of the matrix runs always, all of it, each objective also alone, with the slow tests;
+benchmarks/equality_matrix.py shows it as tables.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.train.exactness import Plain, differences, first_gradients
-from tests.train.exactness_worker import SOME, STILL, Case
+from tests.train.exactness import (
+    Differences,
+    Plain,
+    differences,
+    first_gradients,
+    too_far,
+    train,
+)
+from tests.train.exactness_worker import SOME, STILL, Case, all_cases
 
 CASES = [
     pytest.param(ranks, case, id=f"{ranks}ranks-{case.name}")
@@ -23,20 +32,22 @@ CASES = [
 
 @pytest.mark.parametrize(("ranks", "case"), CASES)
 def test_equals_plain_pytorch(ranks: int, case: Case, trained, plain: Plain) -> None:
-    """Where plain PyTorch in fp32 is itself further than a third of 1e-6 from double, for gradients
-    in which large terms cancel, the trainer may be as far as three times that.
-    """
-    found = differences(case, trained(ranks), plain)
-    assert max(found.losses.values()) <= 1e-6, worst(found.losses)
-    if case.optimizer == "sgd":
-        assert max(found.noise.values()) < 1e-5, "the model is too badly conditioned to tell"
-        above = {k: d for k, d in found.gradients.items() if d > max(1e-6, 3 * found.noise[k])}
-        assert not above, worst(above)
-        assert max(found.weights.values()) <= 1e-6, worst(found.weights)
+    check(differences(case, trained(ranks), plain))
 
 
-def worst(found: dict[str, float]) -> str:
-    return ", ".join(f"{k} {found[k]:.1e}" for k in sorted(found, key=found.__getitem__)[-5:])
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_the_whole_matrix(ranks: int, plain: Plain, tmp_path: Path) -> None:
+    """Every objective, together and alone."""
+    cases = all_cases(plain.objectives)
+    train(ranks, cases, plain, tmp_path)
+    for case in cases:
+        check(differences(case, tmp_path, plain))
+
+
+def check(found: Differences) -> None:
+    assert max(found.noise.values(), default=0.0) < 1e-5, "the model is too badly conditioned"
+    assert not too_far(found)
 
 
 def test_every_parameter_has_a_gradient_to_compare(plain: Plain) -> None:

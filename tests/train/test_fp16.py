@@ -87,7 +87,7 @@ def test_the_smallest_scale_is_an_error(tokenizer, group, has_fp16) -> None:
         one.step(batches())
 
 
-@pytest.mark.parametrize(("stage", "power"), [(1, 16), (2, 16), (3, 16), (1, 30)])
+@pytest.mark.parametrize(("stage", "power"), [(1, 17), (2, 17), (3, 17), (1, 30)])
 def test_it_goes_on_bit_by_bit(
     stage: int, power: int, tokenizer, group, has_fp16, tmp_path: Path
 ) -> None:
