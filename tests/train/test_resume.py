@@ -259,7 +259,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_bit_for_bit(
     runs: Path, synthetic: Path, tmp_path: Path, send
 ) -> None:
     run = tmp_path / "stopped"
-    arguments = pretrain(synthetic, run, "train.zero_stage=2", "data.workers=1")
+    arguments = pretrain(synthetic, run, "train.zero_stage=2", EMA, "data.workers=1")
     commands = write_list(tmp_path, arguments)
     process = start(commands, slow_steps=0.3)
     wait_until(process, lambda: 4 in training(run), "step 4")
