@@ -111,14 +111,3 @@ def zero_stale_gradients(engine: Any) -> None:
     buffer = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
     if buffer is not None:
         buffer.zero_()
-
-
-def plain_grad_norm(engine: Any) -> float | None:
-    """Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm: taken here, before
-    `engine.step`, from the reduced gradients. None at every other stage, where the engine knows it
-    after the step.
-    """
-    if engine.zero_optimization() or engine.bfloat16_enabled():
-        return None
-    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
