@@ -27,12 +27,11 @@ from mmfm.train.alarms import AlarmConfig
 from mmfm.train.deepspeed_config import Precision, deepspeed_config
 from mmfm.train.engine import (
     loss_scale,
-    plain_grad_norm,
     start_engine,
     step_was_skipped,
     zero_stale_gradients,
 )
-from mmfm.train.gradients import squared_norms
+from mmfm.train.gradients import is_whole, squared_norms
 from mmfm.train.nonfinite import raise_nonfinite
 from mmfm.train.optim import OptimConfig
 from mmfm.train.schedule import lr_factor
@@ -164,7 +163,6 @@ class Trainer:
         zero_stale_gradients(self.engine)
         scalars: StepRows = {}
         gradients = self._cache(batches, counts, sums, scalars) if self.grad_cache else None
-        plain_norm: float | None = None
         for i, batch in enumerate(batches):
             output = self.engine(batch, gradients=gradients[i] if gradients else None)
             loss = self.task.total(output.losses, counts)
@@ -181,14 +179,15 @@ class Trainer:
             for name, (total, _) in output.losses.items():
                 sums[name] = sums[name] + total.detach()
             if i == len(batches) - 1:
-                plain_norm = plain_grad_norm(self.engine)
                 losses, norms = self._reduced(sums, counts)
                 checked = losses if self.engine.fp16_enabled() else losses | norms
                 if not all(map(math.isfinite, checked.values())):
                     raise_nonfinite(self.engine, self.step_index + 1, batches, gradients, losses)
             self.engine.step()
         self.step_index += 1
-        grad_norm = self.engine.get_global_grad_norm() if plain_norm is None else plain_norm
+        # Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm.
+        whole = is_whole(self.engine)
+        grad_norm = math.hypot(*norms.values()) if whole else self.engine.get_global_grad_norm()
         return self._result(losses, norms, scalars, float(grad_norm), lr)
 
     def _cache(
