@@ -227,7 +227,8 @@ def check_writable(folder: Path) -> None:
     """CheckpointError where nothing can be written to `folder`, or it can't be made; leaves no
     trace.
     """
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    # A link that leads nowhere is there, too.
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     try:
         with tempfile.TemporaryFile(dir=there):
             pass

@@ -269,6 +269,10 @@ def test_a_folder_that_can_t_be_written_to(tmp_path: Path) -> None:
     assert not names(tmp_path)
     with pytest.raises(CheckpointError, match=r"nothing can be written to /proc/mmfm/run: "):
         checkpoint.check_writable(Path("/proc/mmfm/run"))
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        checkpoint.check_writable(tmp_path / "link")
+    (tmp_path / "link").unlink()
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="Not a directory"):
         checkpoint.check_writable(tmp_path / "file")
