@@ -10,6 +10,7 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.config import dump, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
+from mmfm.files import write_text
 from mmfm.predictor import Predictor
 from mmfm.train import report
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
@@ -108,8 +109,8 @@ def _start_folder(run: Run) -> None:
     """The run's folder; nothing is written before the run can start."""
     if distributed.is_main():
         run.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
-        checkpoint.write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
+        write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
+        write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
 
 
 def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log: RunLog) -> None:
