@@ -1,12 +1,15 @@
-"""Small files that are replaced in one step, and the checksums of large ones."""
+"""Small files that are replaced in one step, checksums of large ones, files of one process."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mmfm import distributed
 
@@ -38,3 +41,30 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def hold(file: IO[str], wait_s: float = 10.0) -> bool:
+    """Keep an open file to this process and those that it forks, until it is closed; False where
+    another one has it for `wait_s` seconds: the workers of a process that was killed take a moment
+    to end. Where the file system knows no locks, nothing is kept.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        except OSError:
+            return True
+        else:
+            return True
+
+
+def let_go(file: IO[str]) -> None:
+    """Close it, also for the processes that were forked meanwhile."""
+    if not file.closed:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+        file.close()

@@ -84,13 +84,14 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         if found.step < recipe.train.max_steps:
             steps = restored(trainer, found, steps)
         trainer.step_index = found.step
-    _start_folder(run)
     trackers = []
     if distributed.is_main():
+        run.folder.mkdir(parents=True, exist_ok=True)
         plain = to_dict(recipe)
         trackers = [made(run.folder, plain) for made in find_trackers(recipe.run.trackers)]
     log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps, trackers)
     try:
+        _tell_settings(run)
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         _tell_start(run, found, evaluation, log)
@@ -105,10 +106,8 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     return ending
 
 
-def _start_folder(run: Run) -> None:
-    """The run's folder; nothing is written before the run can start."""
+def _tell_settings(run: Run) -> None:
     if distributed.is_main():
-        run.folder.mkdir(parents=True, exist_ok=True)
         write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
         write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
 
