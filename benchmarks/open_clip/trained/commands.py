@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.data_loading.environments import python_of
@@ -13,8 +15,8 @@ from benchmarks.open_clip.trained.start import Start
 from mmfm.train.recipe import PretrainConfig
 
 ROOT = Path(__file__).parents[3]
-NEEDED = "pandas==2.3.3"
-"""What open_clip's command imports and mmfm doesn't have."""
+NEEDED = f"open_clip_torch[training]=={version('open_clip_torch')}"
+"""open_clip's command wants pandas and an older webdataset than mmfm: an environment of its own."""
 
 CROPS = "{type: image, crop_scale: [0.9, 1.0]}"
 """open_clip's own, when nothing else is asked for."""
@@ -75,19 +77,29 @@ def open_clip(
 
 
 def run_both(ours: Words, theirs: Words, folder: Path) -> None:
-    """Run both at a time, one core each; CalledProcessError where one fails."""
+    """Run both at a time, one core each, with what they say in a file each below `folder`;
+    RuntimeError where one fails: the other is then stopped.
+    """
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
     }
-    running = []
+    running = {}
     for name, words in (("mmfm", ours), ("open_clip", theirs)):
         with (folder / f"{name}.log").open("wb") as said:
-            running.append(
-                subprocess.Popen(words, cwd=ROOT, env=environment, stdout=said, stderr=said)
+            running[name] = subprocess.Popen(
+                words, cwd=ROOT, env=environment, stdout=said, stderr=said
             )
-    for process, words in zip(running, (ours, theirs), strict=True):
-        if process.wait() != 0:
-            raise subprocess.CalledProcessError(process.returncode, words)
+    try:
+        while any(process.poll() is None for process in running.values()):
+            for name, process in running.items():
+                if process.poll():
+                    said = (folder / f"{name}.log").read_text(errors="replace")
+                    raise RuntimeError(f"{name} failed:\n{said[-2000:]}")
+            time.sleep(1)
+    finally:
+        for process in running.values():
+            process.terminate()
+            process.wait()

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -49,11 +50,16 @@ def write(config: PretrainConfig, seed: int, folder: Path) -> Start:
     settings = {
         "model_cfg": {
             "embed_dim": config.model.embed_dim,
-            "vision_cfg": asdict(image.theirs()),
-            "text_cfg": asdict(text.theirs(tokenizer)) | {"hf_tokenizer_name": "its own"},
+            "vision_cfg": given(image.theirs()),
+            "text_cfg": {**given(text.theirs(tokenizer)), "hf_tokenizer_name": "in this folder"},
             "custom_text": True,
         },
         "preprocess_cfg": {key: spec[key] for key in ("mean", "std", "interpolation")},
     }
     (found.open_clip / "open_clip_config.json").write_text(json.dumps(settings))
     return found
+
+
+def given(settings: Any) -> dict[str, Any]:
+    """Without what is None: open_clip's factory takes that for a value."""
+    return {name: value for name, value in asdict(settings).items() if value is not None}
