@@ -67,7 +67,7 @@ def table(seeds: list[int], compared: list[Compared]) -> str:
     for seed, those in parts:
         for name, of in named:
             values = {
-                f"{d}{k}": bootstrap.mean(np.mean([of(one, d, k) for one in those], axis=0))
+                f"{d}{k}": statistic(np.mean([of(one, d, k) for one in those], axis=0))
                 for d, k in columns
             }
             found = bootstrap.estimate(values, first.groups)
@@ -79,6 +79,12 @@ def table(seeds: list[int], compared: list[Compared]) -> str:
 def hits(by_direction: dict[str, ranking.Ranks], direction: str, k: int) -> Hits:
     """[n]: 1 where the query's first relevant item is among the first k."""
     return (by_direction[direction].rank <= k).astype(np.float64)
+
+
+def statistic(values: Hits) -> bootstrap.Statistic:
+    """Their mean; as a share where it is one, which has an interval where all of them agree."""
+    is_share = bool(np.isin(values, (0, 1)).all())
+    return bootstrap.Share(values == 1) if is_share else bootstrap.mean(values)
 
 
 def shown(estimate: bootstrap.Estimate) -> str:
