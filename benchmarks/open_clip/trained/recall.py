@@ -8,7 +8,6 @@ They don't hold how much a run differs from one of another seed: several seeds s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,9 @@ from mmfm_eval.metrics import bootstrap, ranking
 
 AT = (1, 5)
 DIRECTIONS = ("image ▶ text", "text ▶ image")
+COLUMNS = [(direction, k) for direction in DIRECTIONS for k in AT]
+SIDES = ("untrained", "open_clip", "mmfm")
+DIFFERENCE = "mmfm − open_clip"
 Hits = NDArray[np.float64]
 
 
@@ -43,48 +45,55 @@ def ranks(pairs: Pairs, groups: NDArray[np.int64]) -> dict[str, ranking.Ranks]:
 
 def table(seeds: list[int], compared: list[Compared]) -> str:
     """In markdown, in percent. With several seeds also the mean over them, query by query."""
-    first = compared[0]
-    columns = [(direction, k) for direction in DIRECTIONS for k in AT]
     lines = [
-        "| | seed | " + " | ".join(f"{direction}, R@{k}" for direction, k in columns) + " |",
-        "| --- | --- |" + " --- |" * len(columns),
-    ]
-    chance = []
-    for direction, k in columns:
-        found = first.untrained[direction]
-        level = ranking.chance_level(found.relevant, found.candidates, AT)
-        chance.append(f"{100 * level.recall[k]:.2f}")
-    lines.append("| chance | | " + " | ".join(chance) + " |")
-    named: list[tuple[str, Callable[[Compared, str, int], Hits]]] = [
-        ("untrained", lambda c, d, k: hits(c.untrained, d, k)),
-        ("open_clip", lambda c, d, k: hits(c.open_clip, d, k)),
-        ("mmfm", lambda c, d, k: hits(c.mmfm, d, k)),
-        ("mmfm − open_clip", lambda c, d, k: hits(c.mmfm, d, k) - hits(c.open_clip, d, k)),
+        "| | seed | " + " | ".join(f"{direction}, R@{k}" for direction, k in COLUMNS) + " |",
+        "| --- | --- |" + " --- |" * len(COLUMNS),
+        f"| chance | | {' | '.join(chance(compared[0]))} |",
     ]
     parts = [(str(seed), [one]) for seed, one in zip(seeds, compared, strict=True)]
     if len(seeds) > 1:
         parts.append(("mean", compared))
     for seed, those in parts:
-        for name, of in named:
-            values = {
-                f"{d}{k}": statistic(np.mean([of(one, d, k) for one in those], axis=0))
-                for d, k in columns
-            }
-            found = bootstrap.estimate(values, first.groups)
-            cells = " | ".join(shown(found[f"{d}{k}"]) for d, k in columns)
-            lines.append(f"| {name} | {seed} | {cells} |")
+        for name, cells in rows(those).items():
+            lines.append(f"| {name} | {seed} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def hits(by_direction: dict[str, ranking.Ranks], direction: str, k: int) -> Hits:
+def chance(one: Compared) -> list[str]:
+    found = []
+    for direction, k in COLUMNS:
+        ranks = one.mmfm[direction]
+        level = ranking.chance_level(ranks.relevant, ranks.candidates, AT)
+        found.append(f"{100 * level.recall[k]:.2f}")
+    return found
+
+
+def rows(those: list[Compared]) -> dict[str, list[str]]:
+    """The cells of each row, of the mean over `those`."""
+    hits = {
+        (side, column): np.mean([hit(getattr(one, side), *column) for one in those], axis=0)
+        for side in SIDES
+        for column in COLUMNS
+    }
+    # A share has an interval where all queries agree, too; the mean over seeds is none.
+    share = len(those) == 1
+    statistics: dict[str, bootstrap.Statistic] = {
+        f"{side}{column}": bootstrap.Share(found > 0) if share else bootstrap.mean(found)
+        for (side, column), found in hits.items()
+    }
+    for column in COLUMNS:
+        difference = hits["mmfm", column] - hits["open_clip", column]
+        statistics[f"{DIFFERENCE}{column}"] = bootstrap.mean(difference)
+    found = bootstrap.estimate(statistics, those[0].groups)
+    return {
+        name: [shown(found[f"{name}{column}"]) for column in COLUMNS]
+        for name in (*SIDES, DIFFERENCE)
+    }
+
+
+def hit(by_direction: dict[str, ranking.Ranks], direction: str, k: int) -> Hits:
     """[n]: 1 where the query's first relevant item is among the first k."""
     return (by_direction[direction].rank <= k).astype(np.float64)
-
-
-def statistic(values: Hits) -> bootstrap.Statistic:
-    """Their mean; as a share where it is one, which has an interval where all of them agree."""
-    is_share = bool(np.isin(values, (0, 1)).all())
-    return bootstrap.Share(values == 1) if is_share else bootstrap.mean(values)
 
 
 def shown(estimate: bootstrap.Estimate) -> str:
