@@ -1,6 +1,6 @@
 """mmfm's command beside open_clip's on the same drawings: which finds more of what it never saw?
 
-    python -m benchmarks.open_clip.trained [--epochs 24] [--seeds 0 1] [--cache FOLDER]
+    python -m benchmarks.open_clip.trained [--epochs 6] [--seeds 0 1] [--mixed]
 
 Both start from the same weights and train for equally many steps with the same optimiser, batch
 size and random crops, each by its own command with its own data loading and order, in one process
@@ -24,25 +24,33 @@ from mmfm.data.manifest import Manifest
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--epochs", type=int, default=24, help="as open_clip counts them")
+    parser.add_argument("--epochs", type=int, default=6, help="as open_clip counts them")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--mixed", action="store_true", help="give open_clip tars whose samples are in random order"
+    )
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "mmfm-benchmarks")
     parser.add_argument("--runs", type=Path, help="keep both sides' runs in this folder")
     args = parser.parse_args()
+    data = shards(args.cache)
+    tars = peer_shards.written(data, args.mixed)
     with tempfile.TemporaryDirectory() as folder:
+        runs = args.runs or Path(folder)
         compared = [
-            train(seed, args.epochs, args.cache, (args.runs or Path(folder)) / f"seed-{seed}")
+            train(seed, args.epochs, data, tars, args.cache, runs / f"seed-{seed}")
             for seed in args.seeds
         ]
     print(recall.table(args.seeds, compared))
     return 0
 
 
-def train(seed: int, epochs: int, cache: Path, folder: Path) -> recall.Compared:
-    """Train both sides from the start of `seed`; the ranks that each gives the held-out pairs."""
+def train(
+    seed: int, epochs: int, data: Path, tars: dict[str, list[Path]], cache: Path, folder: Path
+) -> recall.Compared:
+    """Train both sides from the start of `seed`, one on the shards in `data`, the other on its
+    `tars`; the ranks that each gives the held-out pairs.
+    """
     folder.mkdir(parents=True)
-    data = shards(cache)
-    tars = peer_shards.written(data)
     config = same.recipe(data)
     begin = start.write(config, seed, folder / "start")
     samples = len(Manifest.open(data, ["train"]))
