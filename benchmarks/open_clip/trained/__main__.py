@@ -65,10 +65,9 @@ def train(
     untrained = embedded.by_open_clip(begin.open_clip, None, tars["val"], held_out.ids)
     theirs = embedded.by_open_clip(begin.open_clip, weights, tars["val"], held_out.ids)
     return recall.Compared(
-        groups=held_out.groups,
-        untrained=recall.ranks(untrained, held_out.groups),
-        open_clip=recall.ranks(theirs, held_out.groups),
-        mmfm=recall.ranks(held_out, held_out.groups),
+        untrained=recall.ranked(untrained, held_out.groups),
+        open_clip=recall.ranked(theirs, held_out.groups),
+        mmfm=recall.ranked(held_out, held_out.groups),
     )
 
 

@@ -1,9 +1,9 @@
 """Recall at 1 and 5 in both directions by mmfm's metrics, with paired differences, as a table.
 
-A drawing finds its title by rank among all held-out titles, and the other way round; a title that
-stands there twice is found by either. The intervals are bootstrapped over the queries, equal titles
-drawn together; all rows of a seed see the same resamples, so a difference is one of paired queries.
-They don't hold how much a run differs from one of another seed: several seeds show that.
+A drawing finds its title among all held-out titles, each there once; a title finds any of its
+drawings among all held-out drawings. The intervals are bootstrapped over the queries, equal titles
+drawn together; all rows of a column see the same resamples, so a difference is one of paired
+queries. They don't hold how much a run differs from one of another seed: several seeds show that.
 """
 
 from __future__ import annotations
@@ -21,25 +21,36 @@ DIRECTIONS = ("image ▶ text", "text ▶ image")
 COLUMNS = [(direction, k) for direction in DIRECTIONS for k in AT]
 SIDES = ("untrained", "open_clip", "mmfm")
 DIFFERENCE = "mmfm − open_clip"
-Hits = NDArray[np.float64]
+
+
+@dataclass
+class Ranked:
+    """The ranks that one side gives the queries of a direction, and the `groups` of these."""
+
+    ranks: ranking.Ranks
+    groups: NDArray[np.int64]
 
 
 @dataclass
 class Compared:
-    """The ranks by direction that each gives the same held-out pairs; `groups` [n] of these."""
+    """Each side's ranks, by direction, of the same held-out pairs."""
 
-    groups: NDArray[np.int64]
-    untrained: dict[str, ranking.Ranks]
-    open_clip: dict[str, ranking.Ranks]
-    mmfm: dict[str, ranking.Ranks]
+    untrained: dict[str, Ranked]
+    open_clip: dict[str, Ranked]
+    mmfm: dict[str, Ranked]
 
 
-def ranks(pairs: Pairs, groups: NDArray[np.int64]) -> dict[str, ranking.Ranks]:
-    """direction ▶ the rank of each query's title or drawing."""
-    sides = ((pairs.image, pairs.text), (pairs.text, pairs.image))
+def ranked(pairs: Pairs, groups: NDArray[np.int64]) -> dict[str, Ranked]:
+    """By direction; `groups` [n] of the pairs."""
+    _, first = np.unique(groups, return_index=True)
+    images, titles = (pairs.image, groups), (pairs.text[first], groups[first])
     return {
-        direction: ranking.first_relevant_ranks(query, gallery, groups, groups)
-        for direction, (query, gallery) in zip(DIRECTIONS, sides, strict=True)
+        direction: Ranked(
+            ranking.first_relevant_ranks(query, gallery, query_groups, gallery_groups), query_groups
+        )
+        for direction, ((query, query_groups), (gallery, gallery_groups)) in zip(
+            DIRECTIONS, ((images, titles), (titles, images)), strict=True
+        )
     }
 
 
@@ -62,7 +73,7 @@ def table(seeds: list[int], compared: list[Compared]) -> str:
 def chance(one: Compared) -> list[str]:
     found = []
     for direction, k in COLUMNS:
-        ranks = one.mmfm[direction]
+        ranks = one.mmfm[direction].ranks
         level = ranking.chance_level(ranks.relevant, ranks.candidates, AT)
         found.append(f"{100 * level.recall[k]:.2f}")
     return found
@@ -70,30 +81,23 @@ def chance(one: Compared) -> list[str]:
 
 def rows(those: list[Compared]) -> dict[str, list[str]]:
     """The cells of each row, of the mean over `those`."""
-    hits = {
-        (side, column): np.mean([hit(getattr(one, side), *column) for one in those], axis=0)
-        for side in SIDES
-        for column in COLUMNS
-    }
-    # A share has an interval where all queries agree, too; the mean over seeds is none.
-    share = len(those) == 1
-    statistics: dict[str, bootstrap.Statistic] = {
-        f"{side}{column}": bootstrap.Share(found > 0) if share else bootstrap.mean(found)
-        for (side, column), found in hits.items()
-    }
-    for column in COLUMNS:
-        difference = hits["mmfm", column] - hits["open_clip", column]
-        statistics[f"{DIFFERENCE}{column}"] = bootstrap.mean(difference)
-    found = bootstrap.estimate(statistics, those[0].groups)
-    return {
-        name: [shown(found[f"{name}{column}"]) for column in COLUMNS]
-        for name in (*SIDES, DIFFERENCE)
-    }
-
-
-def hit(by_direction: dict[str, ranking.Ranks], direction: str, k: int) -> Hits:
-    """[n]: 1 where the query's first relevant item is among the first k."""
-    return (by_direction[direction].rank <= k).astype(np.float64)
+    cells: dict[str, list[str]] = {name: [] for name in (*SIDES, DIFFERENCE)}
+    for direction, k in COLUMNS:
+        hits = {
+            side: np.mean([getattr(one, side)[direction].ranks.rank <= k for one in those], axis=0)
+            for side in SIDES
+        }
+        # A share has an interval where all queries agree, too; the mean over seeds is none.
+        share = len(those) == 1
+        statistics: dict[str, bootstrap.Statistic] = {
+            side: bootstrap.Share(found > 0) if share else bootstrap.mean(found)
+            for side, found in hits.items()
+        }
+        statistics[DIFFERENCE] = bootstrap.mean(hits["mmfm"] - hits["open_clip"])
+        estimates = bootstrap.estimate(statistics, those[0].mmfm[direction].groups)
+        for name, estimate in estimates.items():
+            cells[name].append(shown(estimate))
+    return cells
 
 
 def shown(estimate: bootstrap.Estimate) -> str:
