@@ -3,7 +3,7 @@
     mmfm pretrain CONFIG [key=value …]        also python -m mmfm …, and deepspeed --num_gpus 8
     --module mmfm …
 
-Exit codes: 0 done, 2 the user's error, 3 a run that stood still (`mmfm.train.watchdog`).
+Exit codes: 0 done, 2 the user's error, 3 a run that stood still (`mmfm.train.health.watchdog`).
 """
 
 from __future__ import annotations

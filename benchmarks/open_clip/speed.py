@@ -27,7 +27,7 @@ from benchmarks.open_clip import same
 from mmfm import distributed
 from mmfm.task import PretrainTask
 from mmfm.train.engine import start_process_group
-from mmfm.train.measure import peak_memory
+from mmfm.train.log.measure import peak_memory
 from mmfm.train.recipe import PretrainConfig, load_pretrain
 from mmfm.train.trainer import Trainer
 from mmfm.types import Batch, to_device

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from benchmarks.open_clip import same
 from mmfm.data.tokenizer import load_tokenizer
-from mmfm.train.schedule import lr_factor
+from mmfm.train.optim.schedule import lr_factor
 from open_clip.loss import ClipLoss
 
 

@@ -1,4 +1,9 @@
-"""The commands that train, on DeepSpeed. No other part imports it."""
+"""The commands that train, on DeepSpeed. No other part imports it.
+
+From `command`, which `pretrain` and `finetune` share, over the `run` and its `loop` of `steps` to
+the one step of the `trainer`; the rooms beside are the `engine`, the optimiser (`optim`), what is
+told of a run (`log`) and whether it is well (`health`).
+"""
 
 import os
 

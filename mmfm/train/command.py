@@ -16,9 +16,9 @@ from mmfm import distributed
 from mmfm.checkpoint import Checkpoint
 from mmfm.data.mixture import never_seen, progress
 from mmfm.data.order import Order
-from mmfm.train.deepspeed_config import deepspeed_config
 from mmfm.train.engine import check_config, end_process_group, start_process_group
-from mmfm.train.gradients import part_of
+from mmfm.train.engine.deepspeed_config import deepspeed_config
+from mmfm.train.engine.gradients import part_of
 from mmfm.train.loop import check, train
 from mmfm.train.resume import resume_point
 from mmfm.train.run import Run

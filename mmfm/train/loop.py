@@ -12,17 +12,16 @@ from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_text
 from mmfm.predictor import Predictor
-from mmfm.train import report
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
-from mmfm.train.groups import freeze_parts
-from mmfm.train.log import RunLog, environment
+from mmfm.train.log import RunLog, environment, report
+from mmfm.train.log.trackers import find_trackers
 from mmfm.train.optim import groups_of, maker
+from mmfm.train.optim.groups import freeze_parts
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver, check_keep_best
 from mmfm.train.signals import StopSignals
 from mmfm.train.steps import Ending, Steps, together
-from mmfm.train.trackers import find_trackers
 from mmfm.train.trainer import Trainer
 from mmfm.weights import load_task
 

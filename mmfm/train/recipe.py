@@ -19,7 +19,8 @@ from mmfm.train.trainer import TrainConfig
 class RunConfig:
     """`resume`: "auto" continues what is in `dir`, "never" refuses a folder in use, a path
     continues from there. `feature_cache`: the folder for outputs of frozen encoders with ``cache:
-    true``. `trackers`: "tensorboard", "wandb", "mlflow", or dotted modules (`mmfm.train.trackers`).
+    true``. `trackers`: "tensorboard", "wandb", "mlflow", or dotted modules as those of
+    `mmfm.train.log.trackers`.
     """
 
     dir: str

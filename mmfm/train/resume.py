@@ -10,8 +10,8 @@ from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError, to_dict
 from mmfm.data.pipeline import Pipeline
-from mmfm.train import state
-from mmfm.train.groups import thawed
+from mmfm.train.engine import state
+from mmfm.train.optim.groups import thawed
 from mmfm.train.recipe import Recipe
 from mmfm.train.trainer import Trainer
 from mmfm.types import Batch

@@ -19,7 +19,7 @@ from torch import Tensor
 from mmfm import checkpoint, distributed
 from mmfm.config import ConfigError, dump, nearest, to_dict
 from mmfm.data.pipeline import Pipeline
-from mmfm.train import state
+from mmfm.train.engine import state
 from mmfm.train.recipe import Recipe
 from mmfm.train.run import Run
 from mmfm.train.trainer import Trainer

@@ -14,20 +14,20 @@ from mmfm.data.loading import WorkerDiedError
 from mmfm.data.pipeline import Pipeline
 from mmfm.data.quarantine import check_bad_share
 from mmfm.files import write_json
-from mmfm.train.activations import ActivationNorms
-from mmfm.train.alarms import Alarms
+from mmfm.train.engine.pieces import averaged_weights
 from mmfm.train.evaluation import Evaluation
-from mmfm.train.flops import FlopCounter, peak_flops
-from mmfm.train.groups import next_thaw
+from mmfm.train.health.activations import ActivationNorms
+from mmfm.train.health.alarms import Alarms
+from mmfm.train.health.nonfinite import NonFiniteError
+from mmfm.train.health.watchdog import Watchdog
 from mmfm.train.log import RunLog
-from mmfm.train.measure import Clock, count_tokens, metrics_row
-from mmfm.train.nonfinite import NonFiniteError
-from mmfm.train.pieces import averaged_weights
+from mmfm.train.log.flops import FlopCounter, peak_flops
+from mmfm.train.log.measure import Clock, count_tokens, metrics_row
+from mmfm.train.optim.groups import next_thaw
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver
 from mmfm.train.signals import StopSignals
 from mmfm.train.trainer import StepResult, Trainer
-from mmfm.train.watchdog import Watchdog
 from mmfm.types import Batch
 
 Ending = Literal["done", "stopped", "thaws"]

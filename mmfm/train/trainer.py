@@ -23,19 +23,19 @@ from mmfm import distributed
 from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task
-from mmfm.train.alarms import AlarmConfig
-from mmfm.train.deepspeed_config import Precision, deepspeed_config
 from mmfm.train.engine import (
     loss_scale,
     start_engine,
     step_was_skipped,
     zero_stale_gradients,
 )
+from mmfm.train.engine.deepspeed_config import Precision, deepspeed_config
+from mmfm.train.engine.gradients import is_whole, squared_norms
 from mmfm.train.grad_cache import cached_gradients
-from mmfm.train.gradients import is_whole, squared_norms
-from mmfm.train.nonfinite import raise_nonfinite
+from mmfm.train.health.alarms import AlarmConfig
+from mmfm.train.health.nonfinite import raise_nonfinite
 from mmfm.train.optim import OptimConfig
-from mmfm.train.schedule import lr_factor
+from mmfm.train.optim.schedule import lr_factor
 from mmfm.types import Batch, to_device
 
 

@@ -17,12 +17,12 @@ import torch
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import CheckpointError, writing
-from mmfm.train.activations import ActivationNorms
 from mmfm.train.engine import start_process_group
-from mmfm.train.nonfinite import NonFiniteError
+from mmfm.train.health.activations import ActivationNorms
+from mmfm.train.health.nonfinite import NonFiniteError
+from mmfm.train.health.watchdog import Watchdog
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig, Trainer
-from mmfm.train.watchdog import Watchdog
 from tests import tiny
 
 SGD = OptimConfig(type="sgd", lr=0.02, weight_decay=0.0, grad_clip=0.0, schedule="constant")

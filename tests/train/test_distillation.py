@@ -11,8 +11,7 @@ import torch
 import mmfm
 from mmfm.checkpoint import Checkpoint
 from mmfm.predictor import untrained
-from mmfm.train import state
-from mmfm.train.engine import end_process_group
+from mmfm.train.engine import end_process_group, state
 from mmfm.train.optim import OptimConfig
 from mmfm.train.pretrain import main
 from mmfm.train.trainer import TrainConfig, Trainer

@@ -12,9 +12,9 @@ from deepspeed.accelerator import get_accelerator
 
 from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint
-from mmfm.train import state
-from mmfm.train.average import EmaConfig
+from mmfm.train.engine import state
 from mmfm.train.optim import OptimConfig
+from mmfm.train.optim.average import EmaConfig
 from mmfm.train.resume import restored
 from mmfm.train.trainer import TrainConfig, Trainer
 from mmfm.types import Batch

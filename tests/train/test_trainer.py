@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from mmfm import distributed
-from mmfm.train.measure import Clock, batch_hash
+from mmfm.train.log.measure import Clock, batch_hash
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import StepResult, TrainConfig, Trainer
 from tests import tiny
@@ -251,7 +251,7 @@ def test_batch_hash_is_that_of_the_set_of_samples() -> None:
 
 def test_clock(monkeypatch) -> None:
     now = iter([0.0, 1.0, 4.0, 10.0, 11.0, 12.0])
-    monkeypatch.setattr("mmfm.train.measure.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("mmfm.train.log.measure.time.perf_counter", lambda: next(now))
     clock = Clock(30)
     for _ in range(2):
         clock.start()

@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint
-from mmfm.train import state
-from mmfm.train.average import EMA, EmaConfig
-from mmfm.train.groups import freeze_parts
+from mmfm.train.engine import state
+from mmfm.train.engine.pieces import averaged_weights, full_state, full_weight, held_states
 from mmfm.train.optim import OptimConfig
-from mmfm.train.pieces import averaged_weights, full_state, full_weight, held_states
+from mmfm.train.optim.average import EMA, EmaConfig
+from mmfm.train.optim.groups import freeze_parts
 from mmfm.train.resume import restored
 from mmfm.train.trainer import TrainConfig, Trainer
 from mmfm.weights import load_task

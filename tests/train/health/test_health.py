@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmfm.train.nonfinite import NonFiniteError
+from mmfm.train.health.nonfinite import NonFiniteError
 from mmfm.train.trainer import Trainer
 from tests import tiny
 from tests.launch import deepspeed
@@ -79,7 +79,7 @@ def test_activations_don_t_depend_on_ranks_micro_batches_and_stage(
 
 def test_activations_leave_padding_out(group, tokenizer: str) -> None:
     """What stands in the padding of a text makes no difference."""
-    from mmfm.train.activations import ActivationNorms
+    from mmfm.train.health.activations import ActivationNorms
 
     one, sizes = trainer(tokenizer, 0, 1), []
     for filler in (5, 250):

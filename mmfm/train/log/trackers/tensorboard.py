@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class Tracker:
-    """See `mmfm.train.trackers`."""
+    """See `mmfm.train.log.trackers`."""
 
     def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
         self._writer = SummaryWriter(str(folder / "tensorboard"))

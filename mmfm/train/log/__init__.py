@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmfm.files import hold, let_go
-from mmfm.train.trackers import Tracker
+from mmfm.train.log.trackers import Tracker
 
 logger = logging.getLogger("mmfm")
 

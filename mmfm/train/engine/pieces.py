@@ -19,7 +19,7 @@ from deepspeed.utils import (
 from torch import Tensor, nn
 
 from mmfm import distributed
-from mmfm.train.average import EMA
+from mmfm.train.optim.average import EMA
 
 
 def full_weight(parameter: nn.Parameter) -> Tensor:

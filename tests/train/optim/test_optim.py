@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from mmfm.config import ConfigError, from_dict
-from mmfm.train.average import EmaConfig
 from mmfm.train.optim import OptimConfig, build_optimizer
+from mmfm.train.optim.average import EmaConfig
 
 
 def net() -> nn.Module:

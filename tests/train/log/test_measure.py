@@ -10,8 +10,8 @@ import pytest
 
 from mmfm.config import from_dict
 from mmfm.data.pipeline import DataConfig, Pipeline
-from mmfm.train import report
-from mmfm.train.measure import data_row
+from mmfm.train.log import report
+from mmfm.train.log.measure import data_row
 from tests.data.make_shards import make_specs, tri_modal_shards, write_set
 from tests.data.remote.shard_server import serve
 

@@ -11,7 +11,7 @@ import pytest
 
 from mmfm.config import ConfigError
 from mmfm.train.log import RunLog
-from mmfm.train.trackers import find_trackers
+from mmfm.train.log.trackers import find_trackers
 
 RECIPE = {"run": {"dir": "runs/a"}, "optim": {"lr": 0.1}}
 
@@ -58,12 +58,12 @@ def fake(monkeypatch):
     def install(name: str) -> Fake:
         module = Fake(name)
         monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.delitem(sys.modules, f"mmfm.train.trackers.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"mmfm.train.log.trackers.{name}", raising=False)
         return module
 
     yield install
     for name in ("wandb", "mlflow"):
-        sys.modules.pop(f"mmfm.train.trackers.{name}", None)
+        sys.modules.pop(f"mmfm.train.log.trackers.{name}", None)
 
 
 def test_wandb(fake, tmp_path: Path) -> None:
@@ -122,6 +122,6 @@ def test_unknown_names(name: str, message: str) -> None:
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
 def test_what_isn_t_installed_says_how_to_get_it(name: str, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.delitem(sys.modules, f"mmfm.train.trackers.{name}", raising=False)
+    monkeypatch.delitem(sys.modules, f"mmfm.train.log.trackers.{name}", raising=False)
     with pytest.raises(ConfigError, match=rf"{name} can't be imported .*mmfm\[{name}\]"):
         find_trackers([name])

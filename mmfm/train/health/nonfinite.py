@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from mmfm import distributed
 from mmfm.task import StepRows, in_masked_view
-from mmfm.train.gradients import local_gradients
+from mmfm.train.engine.gradients import local_gradients
 from mmfm.types import Batch
 from mmfm.weights import some
 

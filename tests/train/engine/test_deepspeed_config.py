@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmfm.train.deepspeed_config import OWNED_KEYS, deepspeed_config
+from mmfm.train.engine.deepspeed_config import OWNED_KEYS, deepspeed_config
 
 
 def made(**changes: Any) -> dict[str, Any]:

@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from mmfm.config import ConfigError
-from mmfm.train.average import EmaConfig, keep_average
-from mmfm.train.groups import parameter_groups
-from mmfm.train.schedule import ScheduleName
+from mmfm.train.optim.average import EmaConfig, keep_average
+from mmfm.train.optim.groups import parameter_groups
+from mmfm.train.optim.schedule import ScheduleName
 
 Make = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 BUILT_IN = ("adamw", "sgd", "lion")
@@ -33,7 +33,7 @@ class OptimConfig:
     ``weight_decay`` and `options`. `betas` are for adamw and lion, `eps` for adamw, `momentum` for
     sgd. `grad_clip`: the largest global gradient norm, 0 = no clipping. `decay_steps` is for the
     schedule wsd. For `lr_factors`, `layer_decay` (by modality) and `freeze` (until a step, or
-    "always") see `mmfm.train.groups`; for `ema` `mmfm.train.average`.
+    "always") see `mmfm.train.optim.groups`; for `ema` `mmfm.train.optim.average`.
     """
 
     type: str = "adamw"

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from mmfm import distributed
-from mmfm.train.watchdog import Watchdog, compare, where_it_stands
+from mmfm.train.health.watchdog import Watchdog, compare, where_it_stands
 
 LOOP = "mmfm/train/steps.py:50 in run"
 

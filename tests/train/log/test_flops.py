@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from mmfm.layers.tied import TiedLinear
-from mmfm.train.flops import FlopCounter, peak_flops
+from mmfm.train.log.flops import FlopCounter, peak_flops
 
 
 def test_products_are_counted_once_forward_and_twice_backward() -> None:

@@ -15,7 +15,7 @@ import mlflow
 
 
 class Tracker:
-    """See `mmfm.train.trackers`."""
+    """See `mmfm.train.log.trackers`."""
 
     def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
         known = folder / "mlflow_run_id"

@@ -14,8 +14,15 @@ from torch import Tensor, nn
 
 from mmfm import distributed
 from mmfm.checkpoint import Checkpoint, CheckpointError, share_of_rank
-from mmfm.train.average import EMA
-from mmfm.train.pieces import full_state, full_weight, held_states, set_state, set_weight, shape_of
+from mmfm.train.engine.pieces import (
+    full_state,
+    full_weight,
+    held_states,
+    set_state,
+    set_weight,
+    shape_of,
+)
+from mmfm.train.optim.average import EMA
 from mmfm.weights import some
 
 

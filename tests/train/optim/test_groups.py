@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmfm.config import ConfigError, from_dict
-from mmfm.train.groups import freeze_parts, next_thaw, parameter_groups, thawed
+from mmfm.train.optim.groups import freeze_parts, next_thaw, parameter_groups, thawed
 from tests import tiny
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmfm.train.schedule import lr_factor
+from mmfm.train.optim.schedule import lr_factor
 
 
 def test_warm_up_rises_in_equal_parts_to_the_full_rate() -> None:

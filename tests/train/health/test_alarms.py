@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from mmfm.objectives._pairs import LogitScale
-from mmfm.train.alarms import AlarmConfig, Alarms
+from mmfm.train.health.alarms import AlarmConfig, Alarms
 
 
 def task(maximum: float = 100.0, learn: bool = True) -> nn.Module:

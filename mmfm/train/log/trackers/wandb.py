@@ -14,7 +14,7 @@ import wandb
 
 
 class Tracker:
-    """See `mmfm.train.trackers`."""
+    """See `mmfm.train.log.trackers`."""
 
     def __init__(self, folder: Path, recipe: dict[str, Any]) -> None:
         known = folder / "wandb" / "run_id"

@@ -1,0 +1,1 @@
+"""Is the run well: not finite, out of the ordinary, standing still, and how large things are."""
