@@ -296,10 +296,6 @@ def load(
     checkpoint = Checkpoint.open(path)
     raw = checkpoint.config
     label = checkpoint.preprocessing["label"]
-    transforms = {
-        modality: component(settings, TRANSFORMS, f"transforms.{modality}")
-        for modality, settings in checkpoint.preprocessing["transforms"].items()
-    }
     task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets, for_use=True)
     left_out = tuple(
         f"objectives.{name}." for name in raw.get("objectives", {}) if name not in task.objectives
@@ -323,8 +319,16 @@ def load(
         (label[0], label[1]) if label else None,
         config=raw,
         assets=checkpoint.assets,
-        transforms=transforms,
+        transforms=transforms_of(checkpoint),
     )
+
+
+def transforms_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of the transforms by modality that a checkpoint was trained with."""
+    return {
+        modality: component(settings, TRANSFORMS, f"transforms.{modality}")
+        for modality, settings in checkpoint.preprocessing["transforms"].items()
+    }
 
 
 def build(
