@@ -15,7 +15,7 @@ _NAMES = {
     "ece": "calibration error",
     "median_rank": "median rank",
 }
-_LOWER_IS_BETTER = ("median_rank", "ece", "loss")
+_LOWER_IS_BETTER = ("median_rank", "ece", "loss", "error")
 
 
 @dataclass(frozen=True)
