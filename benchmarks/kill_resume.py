@@ -1,15 +1,17 @@
 """Kills training runs at random moments and continues them: is every step what it would have been?
 
     mmfm data make synthetic data/synthetic
-    python -m benchmarks.kill_resume data/synthetic [--kills 20] [--steps 60] [--workers 0 1 2]
+    python -m benchmarks.kill_resume data/synthetic [--kills 20] [--workers 0 1 2] [--stages 1 132]
 
 For each number of data workers, configs/pretrain/tiny.yaml runs on two ranks (gloo, CPU) once to
 its end, and once more with SIGKILL to all its processes at --kills random steps, continued each
 time by the same command; every fourth kill waits until a checkpoint is being written. Each step,
 also where it was run again, must have the loss, the gradient norm and the hash of the sample ids of
-the uninterrupted run, bit for bit, and so must the last checkpoint's tensors. Then, at ZeRO 1 and
-2, a run goes from 2 ranks to 1 and back by kills: the same sample ids in each step, losses equal
-within --tolerance. Prints tables in Markdown; exits with 1 where anything differs.
+the uninterrupted run, bit for bit, and so must the last checkpoint's tensors. Then a run goes from
+2 ranks to 1 and back by kills, at one ZeRO stage (--stages 2) or at another in each of its three
+starts (--stages 132), beside an uninterrupted run at the first stage: the same sample ids in each
+step, losses equal within --tolerance. Prints tables in Markdown; exits with 1 where anything
+differs.
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ from pathlib import Path
 
 from benchmarks.training_run import Row, Run
 
-TIMES = {"samples_per_s", "data_wait", "eta_s", "mfu"}
-"""What may differ in a step's row: how long it took."""
+TIMES = {"samples_per_s", "tokens_per_s", "data_wait", "eta_s", "mfu", "memory_gb"}
+"""What may differ in a step's row: how long it took, and what a start has held so far."""
 
 
 def exact(row: Row) -> Row:
@@ -94,36 +96,42 @@ def after(wait: float, ready: Callable[[list[Row]], bool]) -> Callable[[list[Row
     return later
 
 
-def elastic(stage: int, arguments: argparse.Namespace, folder: Path) -> tuple[str, list[str]]:
-    """2 ▶ 1 ▶ 2 ranks at a ZeRO stage: a row of the table, and what differs."""
-    overrides = [*recipe(arguments), "data.workers=0", f"train.zero_stage={stage}"]
-    whole = Run(folder / f"whole-stage-{stage}", overrides, arguments.limit)
+def elastic(stages: str, arguments: argparse.Namespace, folder: Path) -> tuple[str, list[str]]:
+    """2 ▶ 1 ▶ 2 ranks at the ZeRO stages of the three starts: a row of the table, and what
+    differs.
+    """
+    first, second, third = stages if len(stages) == 3 else 3 * stages
+    shared = [*recipe(arguments), "data.workers=0"]
+    whole = Run(folder / f"whole-{stages}", [*shared, f"train.zero_stage={first}"], arguments.limit)
     whole.finish(2)
     want = {row["step"]: row for row in whole.rows()}
 
-    run = Run(folder / f"elastic-stage-{stage}", overrides, arguments.limit)
-    for ranks, part in ((2, 1), (1, 2)):
+    run = Run(folder / f"elastic-{stages}", [], arguments.limit)
+    for ranks, stage, part in ((2, first, 1), (1, second, 2)):
 
         def ready(logged: list[Row], step: int = part * arguments.steps // 3) -> bool:
             return bool(logged) and logged[-1]["step"] >= step
 
+        run.overrides = [*shared, f"train.zero_stage={stage}"]
         run.kill_when(ranks, ready)
+    run.overrides = [*shared, f"train.zero_stage={third}"]
     run.finish(2)
 
     got, wrong, worst = run.rows(), [], 0.0
     for row in got:
         step, other = row["step"], want[row["step"]]
         if row["batch_hash"] != other["batch_hash"]:
-            wrong.append(f"ZeRO {stage}, step {step}: other sample ids")
+            wrong.append(f"ZeRO {stages}, step {step}: other sample ids")
         for key in (key for key in other if key.endswith("loss")):
             error = abs(row[key] - other[key]) / max(abs(other[key]), 1e-30)
             worst = max(worst, error)
             if not error <= arguments.tolerance:
-                wrong.append(f"ZeRO {stage}, step {step}: {key} by {error:.1e}")
+                wrong.append(f"ZeRO {stages}, step {step}: {key} by {error:.1e}")
     missing = want.keys() - {row["step"] for row in got}
-    wrong += [f"ZeRO {stage}: step {step} is missing" for step in sorted(missing)]
+    wrong += [f"ZeRO {stages}: step {step} is missing" for step in sorted(missing)]
     ids = sum("sample ids" in w for w in wrong)
-    return f"| {stage} | {len(want)} | {len(got)} | {ids} | {worst:.1e} |", wrong
+    way = " ▶ ".join((first, second, third))
+    return f"| {way} | {len(want)} | {len(got)} | {ids} | {worst:.1e} |", wrong
 
 
 def recipe(arguments: argparse.Namespace) -> list[str]:
@@ -146,7 +154,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--save-every", type=int, default=3)
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
-    parser.add_argument("--stages", type=int, nargs="*", default=[1, 2])
+    parser.add_argument("--stages", nargs="*", default=["1", "2", "3", "132"])
     parser.add_argument("--tolerance", type=float, default=1e-5, help="relative, of each loss")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds of one start")
     parser.add_argument("--seed", type=int, default=0)
@@ -155,6 +163,9 @@ def main() -> int:
         parser.error(f"{arguments.data} is not there: mmfm data make synthetic {arguments.data}")
     if arguments.steps < 10:
         parser.error(f"--steps {arguments.steps}: at least 10")
+    for stages in arguments.stages:
+        if len(stages) not in (1, 3) or not set(stages) <= set("0123"):
+            parser.error(f"--stages {stages}: one stage of 0 to 3, or one for each of three starts")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no run is left behind
     wrong: list[str] = []
     with tempfile.TemporaryDirectory(prefix="kill-resume-") as name:
@@ -168,11 +179,11 @@ def main() -> int:
             print(line, flush=True)
             wrong += found
         if arguments.stages:
-            print("\n| ZeRO, 2 ▶ 1 ▶ 2 ranks | steps | runs of a step | other sample ids |"
+            print("\n| ZeRO on 2 ▶ 1 ▶ 2 ranks | steps | runs of a step | other sample ids |"
                   " largest relative difference of a loss |")  # fmt: skip
             print("| --- | --- | --- | --- | --- |", flush=True)
-        for stage in arguments.stages:
-            line, found = elastic(stage, arguments, folder)
+        for stages in arguments.stages:
+            line, found = elastic(stages, arguments, folder)
             print(line, flush=True)
             wrong += found
     print("\n".join(["", *wrong]) if wrong else "\nno difference")

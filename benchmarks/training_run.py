@@ -38,7 +38,8 @@ class Run:
         words += ["--module", "mmfm", "pretrain", "configs/pretrain/tiny.yaml"]
         words += [f"run.dir={self.folder}", *self.overrides]
         path = f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}
+        environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.said.open("ab") as said:
             return subprocess.Popen(

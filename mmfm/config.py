@@ -17,6 +17,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import math
 import pkgutil
 import types
 import typing
@@ -206,13 +207,16 @@ def _scalar(value: Any, hint: Any, path: str) -> Any:
     if isinstance(value, bool) and hint in (int, float):
         raise ConfigError(f"{path} = {value!r}: a number is needed")
     try:
-        return pydantic.TypeAdapter(hint).validate_python(value)
+        found = pydantic.TypeAdapter(hint).validate_python(value)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join([path, *(str(p) for p in first["loc"] if isinstance(p, int))])
         if first["type"] == "list_type" and isinstance(value, str | int | float):
             raise ConfigError(f"{where} = {value!r}: a list is needed, [{value}]") from None
         raise ConfigError(f"{where} = {value!r}: {first['msg']}") from None
+    if isinstance(found, float) and not math.isfinite(found):
+        raise ConfigError(f"{path} = {value!r}: a finite number is needed")
+    return found
 
 
 def _dump(value: Any, hint: Any) -> Any:

@@ -64,15 +64,17 @@ class FinetuneTaskConfig:
 
 
 class Task(nn.Module):
-    """A model and named objectives with their weights, those of the first step until `set_step`.
-    The trainer may split a step (see `forward`).
+    """A model and named objectives with their weights, those of the first step until `set_step`;
+    `whole_weights` are those that a schedule leads to. The trainer may split a step (see
+    `forward`).
     """
 
     def __init__(self, model: Model, objectives: Mapping[str, tuple[Objective, float]]) -> None:
         super().__init__()
         self.model = model
         self.objectives = nn.ModuleDict({name: o for name, (o, _) in objectives.items()})
-        self.weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.whole_weights = {name: weight for name, (_, weight) in objectives.items()}
+        self.weights = dict(self.whole_weights)
         self.weight_at: dict[str, Callable[[int], float]] = {}
         self.mask_ratios: dict[str, float] = {}
         for name, (objective, _) in objectives.items():

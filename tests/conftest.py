@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from mmfm_prep.cli import main as data
+from tests.launch import ON_CPU
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tests are of the CPU, but ``pytest -m gpu``."""
+    if config.option.markexpr != "gpu":
+        os.environ.update(ON_CPU)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""Run a module of the tests under the real DeepSpeed launcher, on CPU with gloo."""
+"""Run a module of the tests under the real DeepSpeed launcher, on CPU with gloo or on GPUs with
+nccl.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def command(ranks: int, module: str, *arguments: str) -> tuple[list[str], dict[str, str]]:
+ON_CPU = {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def command(
+    ranks: int, module: str, *arguments: str, gpu: bool = False
+) -> tuple[list[str], dict[str, str]]:
     """``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` and its environment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -22,15 +29,22 @@ def command(ranks: int, module: str, *arguments: str) -> tuple[list[str], dict[s
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
         "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
+        **({} if gpu else ON_CPU),
     }
     return words, environment
 
 
-def deepspeed(ranks: int, module: str, *arguments: str, check: bool = True, timeout: float = 300):
+def deepspeed(
+    ranks: int,
+    module: str,
+    *arguments: str,
+    gpu: bool = False,
+    check: bool = True,
+    timeout: float = 300,
+):
     """Run the launcher in the project's root; returns the finished process."""
-    words, environment = command(ranks, module, *arguments)
+    words, environment = command(ranks, module, *arguments, gpu=gpu)
     done = subprocess.run(
         words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout
     )

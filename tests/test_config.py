@@ -63,6 +63,7 @@ def test_defaults_and_values() -> None:
         ({"name": "n", "inner": {"size": 1.5}}, r"inner\.size = 1\.5"),
         ({"name": "n", "inner": {"size": True}}, r"inner\.size = True: a number is needed"),
         ({"name": "n", "inner": {"rate": "x"}}, r"inner\.rate = 'x': .*number"),
+        ({"name": "n", "inner": {"rate": "inf"}}, r"inner\.rate = 'inf': a finite number"),
         ({"name": "n", "inner": {"pair": [1, "x"]}}, r"inner\.pair\.1 = .*number"),
         ({"name": "n", "inner": {"pair": [1]}}, r"inner\.pair"),
         ({"name": "n", "inner": {"kind": "c"}}, r"inner\.kind = 'c': .*'a' or 'b'"),

@@ -80,7 +80,8 @@ def launch(side: str, ranks: int, arguments: list[str]) -> None:
         ],
     }[side]
     path = f"{scripts}{os.pathsep}{os.environ['PATH']}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PATH": path}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": path}
+    environment |= {"DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*words, *arguments], cwd=ROOT, env=environment, check=True)
 
 

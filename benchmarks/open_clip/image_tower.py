@@ -54,5 +54,5 @@ class ImageTower(Encoder):
     def encode(
         self, inputs: Tensor, valid: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        pooled, tokens = self.tower(inputs)
+        pooled, tokens = self.tower(inputs.to(self.tower.conv1.weight.dtype))
         return tokens, pooled

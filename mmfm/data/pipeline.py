@@ -90,6 +90,8 @@ class DataConfig:
             raise ValueError("sources is empty: name at least one data set")
         if self.workers < 0 or self.prefetch < 1:
             raise ValueError(f"workers = {self.workers}, prefetch = {self.prefetch}: too small")
+        if self.max_sample_bytes < 1:
+            raise ValueError(f"max_sample_bytes = {self.max_sample_bytes} must be at least 1")
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share = {self.max_bad_share} is a share, from 0 to 1")
 

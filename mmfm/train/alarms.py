@@ -16,6 +16,7 @@ from typing import NamedTuple
 from torch import nn
 
 from mmfm.objectives.base.pairs import LogitScale
+from mmfm.task import Task
 
 FEWEST_STEPS = 20
 """Fewer losses say nothing about how much they vary."""
@@ -29,7 +30,8 @@ FLAT = 1.0
 @dataclass(kw_only=True)
 class AlarmConfig:
     """A loss is a spike from `spike_sigmas` standard deviations above the mean of the last
-    `spike_window` steps (0: never).
+    `spike_window` steps (0: never). Each objective counts with its whole weight, so that one that
+    starts is none.
     """
 
     spike_sigmas: float = 6.0
@@ -53,14 +55,18 @@ class Alarm(NamedTuple):
 class Alarms:
     """``look`` at every step; it gives the alarms that begin with it."""
 
-    def __init__(self, config: AlarmConfig, task: nn.Module) -> None:
+    def __init__(self, config: AlarmConfig, task: Task) -> None:
         self.config = config
+        self._weights = task.whole_weights
         self._losses: deque[float] = deque(maxlen=config.spike_window)
         self._limits = logit_scale_limits(task)
         self._on: set[tuple[str, str]] = set()
 
-    def look(self, loss: float, scalars: Mapping[str, float]) -> list[Alarm]:
-        """`scalars`: values of the objectives' own parameters by ``objective/name``."""
+    def look(self, losses: Mapping[str, float], scalars: Mapping[str, float]) -> list[Alarm]:
+        """The step's `losses` by ``objective/term``; `scalars`: values of the objectives' own
+        parameters by ``objective/name``.
+        """
+        loss = math.fsum(self._weights[n.split("/")[0]] * value for n, value in losses.items())
         now = [*self._spike(loss), *self._temperatures(scalars)]
         begins = [alarm for alarm in now if (alarm.kind, alarm.name) not in self._on]
         self._on = {(alarm.kind, alarm.name) for alarm in now}

@@ -17,7 +17,7 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.data.mixture import never_seen, progress
 from mmfm.data.order import Order
 from mmfm.train.deepspeed_config import deepspeed_config
-from mmfm.train.engine import end_process_group, start_process_group
+from mmfm.train.engine import check_config, end_process_group, start_process_group
 from mmfm.train.gradients import part_of
 from mmfm.train.loop import check, train
 from mmfm.train.resume import resume_point
@@ -124,6 +124,7 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         grad_clip=recipe.optim.grad_clip,
         overrides=recipe.deepspeed,
     )
+    check_config(engine)
     start = f"step {found.step} of {found.path}" if found else "the start"
     lines = [
         f"run       {run.folder}, {recipe.train.max_steps} steps from {start}",

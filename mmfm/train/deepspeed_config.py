@@ -32,6 +32,12 @@ def deepspeed_config(
                 f"deepspeed.{key} follows from data.global_batch_size, train.micro_batch_size and "
                 "the number of ranks; set those"
             )
+    for key in ("optimizer", "scheduler"):
+        if key in overrides:
+            raise ValueError(f"deepspeed.{key} would be ignored: see optim for what it sets")
+    for half in ("bf16", "fp16"):
+        if "enabled" in (overrides.get(half) or {}):
+            raise ValueError(f"deepspeed.{half}.enabled follows from train.precision; set that")
     if precision != "fp32" and zero_stage == 0:
         raise ValueError(
             f"train.precision = {precision} keeps fp32 weights and gradients in ZeRO's optimiser: "

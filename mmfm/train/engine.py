@@ -4,8 +4,10 @@ care.
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import deepspeed
@@ -14,12 +16,15 @@ import deepspeed.ops
 import deepspeed.runtime.bf16_optimizer
 import torch
 from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.config import DeepSpeedConfig
 from deepspeed.utils import logger as deepspeed_logger
 from torch import nn
 
 from mmfm import distributed
+from mmfm.config import ConfigError
 from mmfm.train.optim import OptimConfig, build_optimizer
 
+deepspeed_logger.setLevel(logging.WARNING)
 # Its all-reduce through shared memory is compiled at first use, which takes a compiler and a
 # minute; gloo is there.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -29,7 +34,6 @@ deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda message, force=False:
 
 def start_process_group() -> None:
     """Start the process group through DeepSpeed, also for one process."""
-    deepspeed_logger.setLevel(logging.WARNING)
     if not torch.distributed.is_initialized():
         for key, value in _ONE_PROCESS.items():
             os.environ.setdefault(key, value)
@@ -55,11 +59,23 @@ _ONE_PROCESS = {
 }
 
 
+def check_config(config: Mapping[str, Any]) -> None:
+    """ValueError where DeepSpeed or the device can't do what `config` asks; needs no process
+    group, so the batch is that of one rank.
+    """
+    one_rank = config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"]
+    try:
+        read = DeepSpeedConfig({**copy.deepcopy(config), "train_batch_size": one_rank})
+    except Exception as error:  # pydantic's, assertions, or a TypeError for what is no mapping
+        raise ConfigError(f"deepspeed: {error}") from None
+    if read.float16_config.enabled and not get_accelerator().is_fp16_supported():
+        raise ValueError("train.precision = fp16: this device has no fp16; use bf16 or fp32")
+
+
 def start_engine(task: nn.Module, optim: OptimConfig, config: dict[str, Any]) -> Any:
     """`task` on a DeepSpeed engine; its parameters must be equal on all ranks or rank 0's count."""
+    check_config(config)
     start_process_group()
-    if config["fp16"]["enabled"] and not get_accelerator().is_fp16_supported():
-        raise ValueError("train.precision = fp16: this device has no fp16; use bf16 or fp32")
     task = task.to(distributed.device())
     optimizer = build_optimizer(task, optim)
     engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=config)
@@ -95,14 +111,3 @@ def zero_stale_gradients(engine: Any) -> None:
     buffer = getattr(engine.optimizer, "grad_partitions_flat_buffer", None)
     if buffer is not None:
         buffer.zero_()
-
-
-def plain_grad_norm(engine: Any) -> float | None:
-    """Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm: taken here, before
-    `engine.step`, from the reduced gradients. None at every other stage, where the engine knows it
-    after the step.
-    """
-    if engine.zero_optimization() or engine.bfloat16_enabled():
-        return None
-    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
-    return float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0

@@ -31,9 +31,9 @@ def local_gradients(engine: Any) -> Iterator[tuple[str, Tensor]]:
                 yield name, gradient.detach().flatten()
 
 
-def squared_norms(engine: Any) -> dict[str, float]:
-    """Part of the task ▶ the squared norm of this rank's gradients: the sum over all ranks is that
-    of the whole gradient. The same parts on every rank.
+def squared_norms(engine: Any) -> dict[str, Tensor]:
+    """Part of the task ▶ the squared norm of this rank's gradients, in double: the sum over all
+    ranks is that of the whole gradient. The same parts on every rank.
     """
     parts: dict[str, list[Tensor]] = {
         part_of(name): [] for name, p in engine.module.named_parameters() if p.requires_grad
@@ -46,7 +46,7 @@ def squared_norms(engine: Any) -> dict[str, float]:
         torch.stack(torch._foreach_norm(found)).double().square().sum() if found else zero
         for found in parts.values()
     ]
-    return dict(zip(parts, torch.stack(sums).tolist(), strict=True))
+    return dict(zip(parts, sums, strict=True))
 
 
 def is_whole(engine: Any) -> bool:

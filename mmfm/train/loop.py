@@ -15,7 +15,7 @@ from mmfm.train import report
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
 from mmfm.train.groups import freeze_parts
 from mmfm.train.log import RunLog, environment
-from mmfm.train.optim import groups_of
+from mmfm.train.optim import groups_of, maker
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver, check_keep_best
@@ -34,6 +34,7 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     recipe = run.recipe
     freeze_parts(run.task, recipe.optim.freeze, 0 if found is None else found.step)
     groups_of(run.task, recipe.optim)
+    maker(recipe.optim)
     checkpoint.check_writable(run.folder)
     check_keep_best(recipe)
     find_trackers(recipe.run.trackers)

@@ -60,6 +60,10 @@ class OptimConfig:
         for name in (*not_negative, "warmup_steps", "decay_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas = {list(self.betas)} must be at least 0 and below 1")
+        if not self.eps > 0:
+            raise ValueError(f"eps = {self.eps} must be above 0: a gradient may be 0")
         if (self.schedule == "wsd") != (self.decay_steps > 0):
             raise ValueError(
                 f"schedule = {self.schedule} with decay_steps = {self.decay_steps}: wsd needs at "

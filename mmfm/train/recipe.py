@@ -52,6 +52,10 @@ class EvalConfig:
     tasks: dict[str, Annotated[Any, Component("mmfm_eval.tasks")]] = field(default_factory=dict)
     batch_size: int = 64
 
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
+
 
 @dataclass(kw_only=True)
 class Recipe:
@@ -80,6 +84,15 @@ class PretrainConfig(Recipe, PretrainTaskConfig):
     """``mmfm pretrain``. `init`: a checkpoint whose model's weights the run starts from."""
 
     init: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, objective in self.objectives.items():
+            if objective.start_step >= self.train.max_steps:
+                raise ValueError(
+                    f"objectives.{name}.start_step = {objective.start_step}: the run is over by "
+                    f"then (train.max_steps = {self.train.max_steps}); leave the objective out"
+                )
 
 
 @dataclass(kw_only=True)

@@ -83,7 +83,7 @@ class Steps:
         self.clock.data_is_there()
         result, sizes = self._train(micro_batches, watch=logs and config.log_norms)
         self.clock.step_is_done(count_tokens(self.of.task.model, micro_batches))
-        for alarm in self.alarms.look(result.loss, result.scalars):
+        for alarm in self.alarms.look(result.losses, result.scalars):
             self.log.event("alarm", step=step, alarm=alarm.kind, of=alarm.name)
             self.log.say(f"step {step}  alarm: {alarm.text}")
         if logs or saves:

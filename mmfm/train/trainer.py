@@ -27,12 +27,11 @@ from mmfm.train.alarms import AlarmConfig
 from mmfm.train.deepspeed_config import Precision, deepspeed_config
 from mmfm.train.engine import (
     loss_scale,
-    plain_grad_norm,
     start_engine,
     step_was_skipped,
     zero_stale_gradients,
 )
-from mmfm.train.gradients import squared_norms
+from mmfm.train.gradients import is_whole, squared_norms
 from mmfm.train.nonfinite import raise_nonfinite
 from mmfm.train.optim import OptimConfig
 from mmfm.train.schedule import lr_factor
@@ -159,11 +158,11 @@ class Trainer:
         self.engine.train()
         batches = [self._place(b, i) for i, b in enumerate(micro_batches)]
         counts = self._global_counts(batches)
-        sums = dict.fromkeys(counts, 0.0)
+        zero = torch.zeros((), dtype=torch.float64, device=self.engine.device)
+        sums = dict.fromkeys(counts, zero)
         zero_stale_gradients(self.engine)
         scalars: StepRows = {}
         gradients = self._cache(batches, counts, sums, scalars) if self.grad_cache else None
-        plain_norm: float | None = None
         for i, batch in enumerate(batches):
             output = self.engine(batch, gradients=gradients[i] if gradients else None)
             loss = self.task.total(output.losses, counts)
@@ -178,23 +177,24 @@ class Trainer:
             scalars.update(output.scalars)
             self.engine.backward(loss * (distributed.world_size() * self.grad_accum_steps))
             for name, (total, _) in output.losses.items():
-                sums[name] += float(total.detach())
+                sums[name] = sums[name] + total.detach()
             if i == len(batches) - 1:
-                plain_norm = plain_grad_norm(self.engine)
                 losses, norms = self._reduced(sums, counts)
                 checked = losses if self.engine.fp16_enabled() else losses | norms
                 if not all(map(math.isfinite, checked.values())):
                     raise_nonfinite(self.engine, self.step_index + 1, batches, gradients, losses)
             self.engine.step()
         self.step_index += 1
-        grad_norm = self.engine.get_global_grad_norm() if plain_norm is None else plain_norm
+        # Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm.
+        whole = is_whole(self.engine)
+        grad_norm = math.hypot(*norms.values()) if whole else self.engine.get_global_grad_norm()
         return self._result(losses, norms, scalars, float(grad_norm), lr)
 
     def _cache(
         self,
         batches: list[Batch],
         counts: dict[str, Tensor],
-        sums: dict[str, float],
+        sums: dict[str, Tensor],
         scalars: StepRows,
     ) -> list[StepRows]:
         """The gradient of the cached losses at each micro-batch's rows (Gao et al. 2021,
@@ -227,7 +227,7 @@ class Trainer:
         if loss.requires_grad:
             found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
         for name, (total, _) in losses.items():
-            sums[name] += float(total.detach())
+            sums[name] = sums[name] + total.detach()
         split: list[StepRows] = [{name: {} for name in rows} for _ in batches]
         for (name, key), gradient in zip(leaves, found, strict=True):
             if gradient is None:
@@ -268,23 +268,19 @@ class Trainer:
         return lr
 
     def _reduced(
-        self, sums: dict[str, float], counts: dict[str, Tensor]
+        self, sums: dict[str, Tensor], counts: dict[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, float]]:
         """The losses, and the gradient norm of each part of the task, over all ranks.
 
         fp16 gradients may overflow: DeepSpeed then skips the step.
         """
         squares = squared_norms(self.engine)
-        mine = [*sums.values(), *squares.values()]
-        totals = torch.tensor(mine, dtype=torch.float64, device=self.engine.device)
-        found = distributed.all_reduce_sum(totals).tolist()
-        losses = {
-            name: total / max(1.0, float(counts[name]))
-            for name, total in zip(sums, found[: len(sums)], strict=True)
-        }
+        totals = distributed.all_reduce_sum(torch.stack([*sums.values(), *squares.values()]))
+        totals[: len(sums)] /= torch.stack([counts[name] for name in sums]).clamp(min=1)
+        found = totals.tolist()  # the one time that a step waits for the device
         scale = loss_scale(self.engine) or 1.0
         norms = [math.sqrt(square) / scale for square in found[len(sums) :]]
-        return losses, dict(zip(squares, norms, strict=True))
+        return dict(zip(sums, found, strict=False)), dict(zip(squares, norms, strict=True))
 
     def _result(
         self,

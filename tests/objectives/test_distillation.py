@@ -241,6 +241,24 @@ def test_the_teacher_is_no_part_of_the_task(tokenizer, large) -> None:
     assert all(torch.equal(before[n], p) for n, p in teacher.named_parameters())
 
 
+def test_objectives_of_one_model_share_their_teacher(tokenizer, large, tmp_path) -> None:
+    """It is in memory once; the objectives of another model have their own."""
+    recipe = tiny.task_settings(tokenizer)
+    taught = {"type": "distillation", "teacher": large}
+    timm = taught | {"teacher": teachers.timm_folder(tmp_path / "timm"), "what": "feature"}
+    recipe["objectives"] = {
+        "a": taught | {"modality": "image"},
+        "b": taught | {"what": "logit", "pairs": [["image", "text"]]},
+        "c": timm | {"modality": "image"},
+    }
+    config = from_dict(PretrainTaskConfig, recipe)
+    one, other = (PretrainTask.build(config) for _ in range(2))
+    a, b, c = (objective.teacher.model for objective in one.objectives.values())
+    assert a is b
+    assert a is not c
+    assert other.objectives["a"].teacher.model is not a
+
+
 def test_the_teacher_changes_no_other_weight(tokenizer, large) -> None:
     """What is drawn for the objectives after it is drawn as if it were not there."""
     recipe = tiny.task_settings(tokenizer)

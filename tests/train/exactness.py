@@ -58,11 +58,13 @@ class Differences:
     weights: dict[str, float] = field(default_factory=dict)
 
 
-def train(ranks: int, cases: list[Case], plain: Plain, out: Path, *flags: str) -> None:
+def train(
+    ranks: int, cases: list[Case], plain: Plain, out: Path, *flags: str, gpu: bool = False
+) -> None:
     """Run the worker on `cases`; its results are in the folder `out`."""
     (out / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
     given = (*flags, plain.tokenizer, plain.teacher, str(out / "cases.json"), str(out))
-    deepspeed(ranks, "tests.train.exactness_worker", *given, timeout=4 * 3600)
+    deepspeed(ranks, "tests.train.exactness_worker", *given, gpu=gpu, timeout=4 * 3600)
 
 
 def differences(case: Case, results: Path, plain: Plain) -> Differences:

@@ -171,6 +171,7 @@ def weights(trainer: Trainer) -> Iterator[tuple[str, torch.Tensor]]:
 def main() -> None:
     tokenizer, teacher, cases, out = sys.argv[-4:]
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # convolutions in fp32 proper
     start_process_group()
     for case in (Case(**given) for given in json.loads(Path(cases).read_text())):
         losses, seen = run(case, tokenizer, teacher)

@@ -14,11 +14,13 @@ def task(maximum: float = 100.0, learn: bool = True) -> nn.Module:
     objective.logit_scale = LogitScale(0.07, maximum, learn)
     root = nn.Module()
     root.objectives = nn.ModuleDict({"contrastive": objective})
+    root.whole_weights = {"contrastive": 2.0, "caption": 0.5}
     return root
 
 
 def looked(alarms: Alarms, losses: list[float], scale: float = 14.0) -> list[list[str]]:
-    found = [alarms.look(loss, {"contrastive/logit_scale": scale}) for loss in losses]
+    scalars = {"contrastive/logit_scale": scale}
+    found = [alarms.look({"contrastive/a_b": loss / 2}, scalars) for loss in losses]
     return [[alarm.kind for alarm in step] for step in found]
 
 
@@ -53,6 +55,14 @@ def test_the_window_forgets() -> None:
     assert not any(looked(alarms, [51.0]))
 
 
+def test_the_loss_is_that_of_the_whole_weights() -> None:
+    alarms = Alarms(AlarmConfig(), task())
+    for loss in NOISY:
+        assert not alarms.look({"contrastive/a_b": loss, "caption/text": 4.0}, {})
+    (alarm,) = alarms.look({"contrastive/a_b": 9.0, "caption/text": 4.0}, {})
+    assert alarm.text.startswith("the loss jumps to 20; it was 6 ± ")
+
+
 def test_sigmas_of_zero_say_nothing() -> None:
     assert not any(looked(Alarms(AlarmConfig(spike_sigmas=0), task()), [2.0] * 30 + [900.0]))
 
@@ -73,4 +83,4 @@ def test_a_temperature_that_isn_t_learned_raises_no_alarm() -> None:
 
 
 def test_a_step_without_the_objective_raises_none() -> None:
-    assert Alarms(AlarmConfig(), task()).look(1.0, {}) == []
+    assert Alarms(AlarmConfig(), task()).look({"caption/caption_text": 1.0}, {}) == []

@@ -69,6 +69,19 @@ def test_what_the_recipe_owns_can_not_be_overridden(key: str) -> None:
         made(overrides={key: 3})
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optimizer": {"type": "Adam"}}, r"deepspeed\.optimizer would be ignored: see optim"),
+        ({"scheduler": {}}, r"deepspeed\.scheduler would be ignored"),
+        ({"bf16": {"enabled": True}}, r"deepspeed\.bf16\.enabled follows from train\.precision"),
+    ],
+)
+def test_what_mmfm_sets_otherwise(overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        made(overrides=overrides)
+
+
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_needs_zero(precision: str) -> None:
     config = made(precision=precision, zero_stage=1)

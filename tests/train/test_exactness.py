@@ -45,6 +45,14 @@ def test_the_whole_matrix(ranks: int, plain: Plain, tmp_path: Path) -> None:
         check(differences(case, tmp_path, plain))
 
 
+@pytest.mark.gpu
+def test_equals_plain_pytorch_on_a_gpu(plain: Plain, tmp_path: Path) -> None:
+    cases = [*SOME[1], *SOME[2]]
+    train(1, cases, plain, tmp_path, gpu=True)
+    for case in cases:
+        check(differences(case, tmp_path, plain))
+
+
 def check(found: Differences) -> None:
     assert max(found.noise.values(), default=0.0) < 1e-5, "the model is too badly conditioned"
     assert not too_far(found)

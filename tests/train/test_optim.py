@@ -58,7 +58,9 @@ def test_nothing_to_train_is_an_error() -> None:
     ("raw", "message"),
     [
         ({"lr": 0}, r"optim: lr = 0\.0 must be above 0"),
-        ({"lr": float("nan")}, "must be above 0"),
+        ({"lr": float("nan")}, r"optim\.lr = nan: a finite number is needed"),
+        ({"betas": [0.9, 1.5]}, r"betas = \[0\.9, 1\.5\] must be at least 0 and below 1"),
+        ({"eps": 0}, r"eps = 0\.0 must be above 0"),
         ({"weight_decay": -0.1}, r"optim: weight_decay = -0\.1 must not be negative"),
         ({"grad_clip": -1}, "grad_clip"),
         ({"warmup_steps": -1}, "warmup_steps"),

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.accelerator import get_accelerator
 
 import mmfm
 from mmfm import cli
@@ -185,6 +186,26 @@ def test_dry_run_shows_the_plan_and_writes_nothing(synthetic: Path, tmp_path: Pa
     assert re.search(
         r"^warning   synthetic:audio\+text: \d+ of \d+ samples \(.*never seen in 2", out, re.M
     )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optim.type=torch.optim.Nothing", "optim.type: there is no 'torch.optim.Nothing'"),
+        ("optim.type=torch.optim.Adafactor", "does not treat each weight by itself"),
+        ("deepspeed.zero_optimization={overlap: true}", "overlap Extra inputs are not permitted"),
+        ("train.precision=fp16", "train.precision = fp16: this device has no fp16"),
+    ],
+)
+def test_what_deepspeed_and_the_optimiser_refuse_is_known_before_the_start(
+    synthetic: Path, tmp_path: Path, capfd, monkeypatch, override: str, message: str
+) -> None:
+    monkeypatch.setattr(type(get_accelerator()), "is_fp16_supported", lambda self: False)
+    assert cli.main([*pretrain(synthetic, tmp_path / "run", override), "--dry-run"]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_masked_objectives_need_a_masked_view(synthetic: Path, tmp_path: Path, capfd) -> None:

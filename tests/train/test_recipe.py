@@ -66,7 +66,11 @@ def test_required_sections(tmp_path: Path, missing: str) -> None:
         ("eval.tasks.x.type=retrievel", r"eval\.tasks\.x\.type: no module 'retrievel'; did you"),
         ("data.max_bad_share=2", r"data: max_bad_share"),
         ("data.sources=null", r"data\.sources must be a mapping"),
+        ("data.max_sample_bytes=0", r"data: max_sample_bytes = 0 must be at least 1"),
         ("optim.lr=-1", r"optim: lr"),
+        ("optim.grad_clip=.nan", r"optim\.grad_clip = nan: a finite number is needed"),
+        ("eval.batch_size=0", r"eval: batch_size = 0 must be at least 1"),
+        ("objectives.c.start_step=1000", r"objectives\.c\.start_step = 1000: the run is over"),
     ],
 )
 def test_bad_values_name_their_section(tmp_path: Path, override: str, message: str) -> None:

@@ -5,10 +5,12 @@ It is no part of the task: not trained, not saved, not cut up by ZeRO.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ from mmfm.weights import load_model
 Source = str | dict[str, Any]
 """A checkpoint's folder, or an encoder's settings as below ``model.encoders``."""
 
+_opened: WeakKeyDictionary[Model, dict[str, Model]] = WeakKeyDictionary()
+"""Student ▶ its teachers: objectives with the same one share it."""
+
 
 class Teacher:
     """`model` embeds what the `reads` name, from the inputs that the data pipeline makes for the
@@ -38,7 +43,7 @@ class Teacher:
         try:
             # The student's own weights are drawn as they were without a teacher.
             with torch.random.fork_rng(devices=[]):
-                self.model = _open(source, modalities)
+                self.model = _shared(source, modalities, student)
             for modality in modalities:
                 _check_inputs(modality, self.model.encoder(modality), student.encoder(modality))
             if any(read.fused for read in reads) and self.model.fusion is None:
@@ -72,6 +77,14 @@ class Teacher:
         if next(self.model.parameters()).dtype != dtype:
             for parameter in self.model.parameters():
                 parameter.data = parameter.data.to(dtype)
+
+
+def _shared(source: Source, modalities: Sequence[str], student: Model) -> Model:
+    opened = _opened.setdefault(student, {})
+    key = source if isinstance(source, str) else json.dumps([source, modalities])
+    if key not in opened:
+        opened[key] = _open(source, modalities)
+    return opened[key]
 
 
 def _open(source: Source, modalities: Sequence[str]) -> Model:

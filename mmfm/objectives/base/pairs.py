@@ -39,6 +39,9 @@ class PairsConfig(ObjectiveConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_pairs(self.pairs)
+        for pair in self.pairs:
+            if set(pair[0].split("+")) & set(pair[1].split("+")):
+                raise ValueError(f"pairs: the sides of {pair} share a modality; name each once")
         if not self.max_logit_scale > 0:
             raise ValueError(f"max_logit_scale = {self.max_logit_scale} must be above 0")
         if not 1 / self.max_logit_scale <= self.temperature:
@@ -70,6 +73,8 @@ class PairObjective(CachedObjective):
     def __init__(self, pairs: list[list[str]], model: Model) -> None:
         super().__init__()
         self.pairs = [(side(a, model), side(b, model)) for a, b in pairs]
+        if len({frozenset(pair) for pair in self.pairs}) < len(self.pairs):
+            raise ValueError(f"pairs = {pairs!r}: two of them are the same")
         self.reads = tuple(dict.fromkeys(read for pair in self.pairs for read in pair))
 
     def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -125,6 +130,8 @@ def side(name: str, model: Model, setting: str = "pairs") -> Read:
         if modality not in model.encoders:
             valid = ", ".join(model.encoders)
             raise ValueError(f"{setting}: {name!r} names {modality!r}, the model has only {valid}")
+    if len(set(modalities)) < len(modalities):
+        raise ValueError(f"{setting}: {name!r} names a modality twice")
     if len(modalities) > 1 and model.fusion is None:
         raise ValueError(f"{setting}: {name!r} is a fused embedding, but model.fusion is null")
     return Read("clean", modalities, fused=len(modalities) > 1)
