@@ -61,11 +61,12 @@ _ONE_PROCESS = {
 
 def check_config(config: Mapping[str, Any]) -> None:
     """ValueError where DeepSpeed or the device can't do what `config` asks; needs no process
-    group, so the batch is that of one rank.
+    group.
     """
-    one_rank = config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"]
+    share = config["train_micro_batch_size_per_gpu"] * config["gradient_accumulation_steps"]
+    batch = {"train_batch_size": share * distributed.world_size()}  # without a group of one rank
     try:
-        read = DeepSpeedConfig({**copy.deepcopy(config), "train_batch_size": one_rank})
+        read = DeepSpeedConfig({**copy.deepcopy(config), **batch})
     except Exception as error:  # pydantic's, assertions, or a TypeError for what is no mapping
         raise ConfigError(f"deepspeed: {error}") from None
     if read.float16_config.enabled and not get_accelerator().is_fp16_supported():
