@@ -101,7 +101,7 @@ def elastic(stages: str, arguments: argparse.Namespace, folder: Path) -> tuple[s
     differs.
     """
     first, second, third = stages if len(stages) == 3 else 3 * stages
-    shared = [*recipe(arguments), "data.workers=0"]
+    shared = [*recipe(arguments), "data.workers=0", f"optim.lr={arguments.elastic_lr}"]
     whole = Run(folder / f"whole-{stages}", [*shared, f"train.zero_stage={first}"], arguments.limit)
     whole.finish(2)
     want = {row["step"]: row for row in whole.rows()}
@@ -156,6 +156,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--stages", nargs="*", default=["1", "2", "3", "132"])
     parser.add_argument("--tolerance", type=float, default=1e-5, help="relative, of each loss")
+    parser.add_argument(
+        "--elastic-lr",
+        type=float,
+        default=5e-4,
+        help="of the runs whose ranks change: AdamW amplifies what fp32 rounds otherwise there",
+    )
     parser.add_argument("--limit", type=float, default=600.0, help="seconds of one start")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

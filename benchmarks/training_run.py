@@ -71,7 +71,7 @@ class Run:
             while not ready(self.rows()[before:]):
                 if process.poll() is not None or time.monotonic() > deadline:
                     self.fail("ended or hung before it could be killed")
-                time.sleep(0.002)
+                time.sleep(0.01)
         finally:
             kill(process)
 

@@ -143,7 +143,8 @@ def write(
     rank, ranks = distributed.rank(), distributed.world_size()
 
     def begin() -> None:
-        shutil.rmtree(hidden, ignore_errors=True)
+        for left in folder.glob(".step_*"):  # by a run that was killed at it
+            shutil.rmtree(left, ignore_errors=True)
         hidden.mkdir(parents=True)
 
     def finish() -> None:
@@ -162,14 +163,13 @@ def write(
         write_json(hidden / "manifest.json", manifest)
         for file in files:
             _sync(file)
-        old = folder / f".{final.name}.old"
-        if final.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            final.rename(old)
+            distributed.place.work += 1
+        old = _hide(final) if final.exists() else None
         hidden.rename(final)
         _sync(folder)
         write_text(folder / "latest", final.name)
-        shutil.rmtree(old, ignore_errors=True)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
 
     _agree(_problem(begin) if distributed.is_main() else None, hidden)
     problem = None
@@ -189,6 +189,11 @@ def write(
 
 def _name(step: int) -> str:
     return f"step_{step:08d}"
+
+
+def _hide(checkpoint: Path) -> Path:
+    """Out of the way in one step: one that is half deleted must not look whole."""
+    return checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}.old"))
 
 
 def _write_part(part: dict[str, Tensor], path: Path) -> None:
@@ -222,7 +227,8 @@ def check_writable(folder: Path) -> None:
     """CheckpointError where nothing can be written to `folder`, or it can't be made; leaves no
     trace.
     """
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    # A link that leads nowhere is there, too.
+    there = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
@@ -258,7 +264,7 @@ def prune(folder: Path, keep: int) -> None:
     stay = {latest(folder), None if top is None else folder / top["checkpoint"]}
     for old in whole[:-keep]:
         if old not in stay:
-            shutil.rmtree(old)
+            shutil.rmtree(_hide(old), ignore_errors=True)
 
 
 def latest(folder: Path) -> Path | None:
@@ -283,6 +289,7 @@ def share_of_rank(sizes: Mapping[str, int], rank: int, world_size: int) -> Itera
 
 
 def sha256(path: Path) -> str:
+    distributed.place.work += 1
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -41,7 +41,7 @@ def deepspeed(
     *arguments: str,
     gpu: bool = False,
     check: bool = True,
-    timeout: float = 300,
+    timeout: float = 600,
 ):
     """Run the launcher in the project's root; returns the finished process."""
     words, environment = command(ranks, module, *arguments, gpu=gpu)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from mmfm import checkpoint
+from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint, CheckpointError, latest, prune, share_of_rank
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, 2]), "s": torch.ones(())}
@@ -126,6 +126,13 @@ def test_every_file_is_on_the_disk_before_the_folder_is_renamed(
     assert Path(".manifest.json.partial") in before
 
 
+def test_each_tensor_and_file_is_progress_to_the_watchdog(tmp_path: Path) -> None:
+    before = distributed.place.work
+    folder = write(tmp_path, 1)
+    stored = [p for p in folder.rglob("*") if p.is_file() and p.name != "manifest.json"]
+    assert distributed.place.work - before == len(WEIGHTS) + len(STATE) + 2 * len(stored)
+
+
 def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
     write(tmp_path, 3)
     folder = write(tmp_path, 3, weights={"other": torch.zeros(2)})
@@ -209,6 +216,31 @@ def test_prune_keeps_the_newest(tmp_path: Path) -> None:
     assert Checkpoint.open(tmp_path).step == 4
 
 
+def test_what_killed_runs_left_is_cleared_away(tmp_path: Path) -> None:
+    for name in (".step_00000437.partial", ".step_00000400.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model-00001-of-00001.safetensors").write_bytes(b"half of it")
+    write(tmp_path, 500)
+    assert names(tmp_path) == ["latest", "step_00000500"]
+
+
+def test_a_checkpoint_that_can_t_be_deleted_whole_is_out_of_the_way(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """A process that is killed at it, or a network file system that holds a file back."""
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+
+    def half(path: Path, ignore_errors: bool = False) -> None:
+        next(path.glob("*.safetensors")).unlink()
+        if not ignore_errors:
+            raise OSError("Directory not empty")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", half)
+    prune(tmp_path, 1)
+    assert names(tmp_path) == [".step_00000001.old", "latest", "step_00000002"]
+
+
 def test_prune_never_takes_what_was_written_last(tmp_path: Path) -> None:
     for step in (5, 9, 6):
         write(tmp_path, step)
@@ -237,6 +269,10 @@ def test_a_folder_that_can_t_be_written_to(tmp_path: Path) -> None:
     assert not names(tmp_path)
     with pytest.raises(CheckpointError, match=r"nothing can be written to /proc/mmfm/run: "):
         checkpoint.check_writable(Path("/proc/mmfm/run"))
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        checkpoint.check_writable(tmp_path / "link")
+    (tmp_path / "link").unlink()
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match="Not a directory"):
         checkpoint.check_writable(tmp_path / "file")

@@ -200,7 +200,7 @@ def test_too_many_bad_samples_stop_all_ranks(synthetic: Path, tmp_path: Path) ->
     data, run = Path(shutil.copytree(synthetic, tmp_path / "data")), tmp_path / "run"
     damage(data, "train-image_text-*", ".png", 20)
     words = pretrain(data, run, "data.max_bad_share=0.001")
-    done = deepspeed(2, "mmfm", *words, check=False, timeout=200)
+    done = deepspeed(2, "mmfm", *words, check=False)
     assert done.returncode == 2
     assert len(said_by_mmfm(done.stderr)) == 1
     assert "samples were bad, more than data.max_bad_share = 0.001" in done.stderr
@@ -213,7 +213,7 @@ def test_an_error_on_one_rank_stops_all(synthetic: Path, tmp_path: Path) -> None
     data, run = Path(shutil.copytree(synthetic, tmp_path / "data")), tmp_path / "run"
     damage(data, "train-audio_image_text-000000", ".png", 19, first=15)
     words = pretrain(data, run, "data.max_bad_share=1")
-    done = deepspeed(2, "mmfm", *words, check=False, timeout=200)
+    done = deepspeed(2, "mmfm", *words, check=False)
     assert done.returncode == 2
     assert len(said_by_mmfm(done.stderr)) == 1
     assert "bad sample in 'audio+image+text', stream 1: all 17" in done.stderr

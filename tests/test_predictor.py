@@ -25,8 +25,10 @@ from mmfm.data.sequential import SequentialData
 from mmfm.data.transforms.base import BadSample
 from mmfm.predictor import Predictor, untrained
 from mmfm.train.engine import end_process_group
+from mmfm.train.log import read_metrics
 from mmfm.train.pretrain import main as pretrain
 from mmfm.types import IGNORE_INDEX
+from mmfm_eval.cli import main as evaluate
 from mmfm_prep.cli import main as data_command
 from tests.eval.tiny_checkpoint import SHAPES, make_checkpoint
 
@@ -56,12 +58,13 @@ def run(data: Path, tmp_path_factory) -> Path:
             f"model.encoders.text.tokenizer={data / 'tokenizer'}",
             "model.encoders.text.frozen=true",
             *small,
-            "eval=null",
+            f"eval.sources.held_out.path={data}",
+            "eval.tasks.audio_to_image=null",
             "train.max_steps=2",
             "train.zero_stage=0",
             "optim.lr=1e-2",
             "optim.warmup_steps=0",
-            "optim.ema={decay: 0.5}",
+            "optim.ema={decay: 0.5, evaluate: true}",
         ]
     )
     end_process_group()
@@ -118,6 +121,26 @@ def test_the_average_of_the_weights_by_name(run: Path, predictor: Predictor) -> 
         assert torch.equal(weight, averages.get(name, stored[name])), name
     one = "model.projections.image.maps.linear.weight"
     assert not torch.equal(found[one], stored[one])
+
+
+def test_mmfm_eval_judges_the_average_as_the_training_did(
+    data: Path, run: Path, tmp_path: Path, capsys
+) -> None:
+    def scores(weights: str) -> dict[str, float]:
+        suite = tmp_path / "suite.yaml"
+        names = {m: {"source": "unseen", "modality": m} for m in ("image", "text")}
+        task = {"type": "retrieval", "query": names["image"], "gallery": names["text"]}
+        sources = {"unseen": {"path": str(data), "splits": ["val"]}}
+        suite.write_text(json.dumps({"name": "s", "sources": sources, "tasks": {"t": task}}))
+        words = [str(run), str(suite), f"weights={weights}", "--out", str(tmp_path / weights)]
+        assert evaluate(words) == 0
+        results = json.loads((tmp_path / weights / "results.json").read_text())["results"]
+        return {r["metric"]: r["value"] for r in results}
+
+    rows = [r for r in read_metrics(run / "metrics.jsonl") if "metric" in r]
+    trained = {r["metric"]: r["value"] for r in rows}
+    assert scores("ema") == pytest.approx(trained, rel=1e-6)
+    assert scores("model") != pytest.approx(trained, rel=1e-6)
 
 
 def test_nothing_but_the_folder_is_needed(run: Path, predictor: Predictor, tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ class Tokenizer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._backend.save(str(folder / "tokenizer.json"))
+        # Not by its own `save`, which raises a plain Exception where the disk is full.
+        text = self._backend.to_str(pretty=True)
+        (folder / "tokenizer.json").write_text(text, encoding="utf-8")
         keys = {role: names[0] for role, (names, _) in _ROLES.items()}
         config = {"tokenizer_class": "PreTrainedTokenizerFast"}
         config |= {keys[role]: token for role, token in self._roles.items()}

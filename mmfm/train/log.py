@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +100,18 @@ class RunLog:
     def close(self) -> None:
         if self.main:
             self._progress.stop()
-            self._metrics.close()
+            with suppress(OSError):  # a full disk was told where a row was written
+                self._metrics.close()
             for tracker in self.trackers:
                 tracker.close()
 
     def _write(self, row: dict[str, Any]) -> None:
         if self.main:
-            self._metrics.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self._metrics.flush()
+            try:
+                self._metrics.write(json.dumps(row, ensure_ascii=False) + "\n")
+                self._metrics.flush()
+            except OSError as error:
+                raise OSError(f"{self._metrics_path} can't be written: {error}") from None
 
 
 MAIN_METRICS = ("R@1", "R@5", "accuracy", "macro_f1")

@@ -56,6 +56,14 @@ def test_training_is_deterministic(tmp_path: Path) -> None:
         train_bpe(TEXTS, 100, tmp_path)
 
 
+def test_a_full_disk_is_an_os_error(tmp_path: Path) -> None:
+    tokenizer = train_bpe(TEXTS, 300, tmp_path / "one")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/tokenizer.json").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        tokenizer.save(tmp_path / "full")
+
+
 def test_saved_tokenizers_are_equal(tmp_path: Path) -> None:
     tokenizer = train_bpe(TEXTS, 300, tmp_path / "one")
     load_tokenizer(tmp_path / "one").save(tmp_path / "two")

@@ -41,7 +41,7 @@ class Plain:
         return list(tiny.task_settings(self.tokenizer, teacher=self.teacher)["objectives"])
 
     def task(self, case: Case, dtype: torch.dtype = torch.float64) -> tuple[PretrainTask, Model]:
-        teacher = mmfm.load(self.teacher).model.to(dtype)
+        teacher = mmfm.load(self.teacher).model.to("cpu", dtype)
         return task_of(case, self.tokenizer, self.teacher).to(dtype), teacher
 
 

@@ -13,6 +13,7 @@ from deepspeed.accelerator import get_accelerator
 from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint
 from mmfm.train import state
+from mmfm.train.average import EmaConfig
 from mmfm.train.optim import OptimConfig
 from mmfm.train.resume import restored
 from mmfm.train.trainer import TrainConfig, Trainer
@@ -20,7 +21,8 @@ from mmfm.types import Batch
 from mmfm.weights import load_task
 from tests import tiny
 
-ADAMW = OptimConfig(lr=1e-3, weight_decay=0.01, schedule="constant")
+EMA = EmaConfig(decay=0.9)
+ADAMW = OptimConfig(lr=1e-3, weight_decay=0.01, schedule="constant", ema=EMA)
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,22 @@ def test_a_step_that_overflows_is_left_out(tokenizer, group, has_fp16) -> None:
     assert one.step_index == 2
 
 
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_step_that_is_left_out_moves_no_average(stage: int, tokenizer, group, has_fp16) -> None:
+    one = trainer(tokenizer, stage)
+    one.step(batches(0))
+    before = dict(state.ema_part(one.engine))
+    one.engine.optimizer.loss_scaler.cur_scale = 2.0**30
+    assert one.step(batches(1)).skipped
+    after = dict(state.ema_part(one.engine))
+    assert set(after) == {n for n, p in one.task.named_parameters() if p.requires_grad}
+    assert all(torch.equal(average, before[name]) for name, average in after.items())
+    one.engine.optimizer.loss_scaler.cur_scale = 2.0**10
+    assert not one.step(batches(2)).skipped
+    moved = dict(state.ema_part(one.engine))
+    assert not torch.equal(moved["model.fusion.cls"], after["model.fusion.cls"])
+
+
 def test_the_smallest_scale_is_an_error(tokenizer, group, has_fp16) -> None:
     one = trainer(tokenizer, 1)
     scaler = one.engine.optimizer.loss_scaler
@@ -99,6 +117,7 @@ def test_it_goes_on_bit_by_bit(
     kinds = {
         "model": state.weights_part(whole.engine),
         "optimizer": state.optimizer_part(whole.engine),
+        "ema": state.ema_part(whole.engine),
     }
     extra = {
         "optimizer_scalars": state.optimizer_scalars(whole.engine),
@@ -111,6 +130,9 @@ def test_it_goes_on_bit_by_bit(
     again.step_index = 4
     assert [again.step(next(steps)) for _ in range(3)] == results[4:]
     assert any(result.skipped for result in results)
+    averages = [dict(state.ema_part(one.engine)) for one in (whole, again)]
+    assert averages[0].keys() == averages[1].keys()
+    assert all(torch.equal(average, averages[1][name]) for name, average in averages[0].items())
 
 
 def test_a_device_without_it_is_an_error(tokenizer, group, monkeypatch) -> None:

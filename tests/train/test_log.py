@@ -43,6 +43,15 @@ def test_rows_are_written_at_once(tmp_path: Path, log) -> None:
     ]
 
 
+def test_a_full_disk_names_the_file(tmp_path: Path, log) -> None:
+    one = log()
+    one._metrics.close()
+    one._metrics = open("/dev/full", "a")  # noqa: SIM115
+    with pytest.raises(OSError, match=r"metrics\.jsonl can't be written: .*No space left"):
+        one.train(row(1))
+    one.close()
+
+
 def test_a_second_start_appends(tmp_path: Path, log) -> None:
     one = log()
     one.train(row(1))

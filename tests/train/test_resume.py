@@ -28,7 +28,7 @@ THAW = ("train.zero_stage=2", EMA, "optim.freeze={model.encoders.text: 4, model.
 
 
 def on_two_ranks(folder: Path, *commands: list[str]) -> None:
-    launch.deepspeed(2, "tests.train.run_worker", write_list(folder, *commands), timeout=600)
+    launch.deepspeed(2, "tests.train.run_worker", write_list(folder, *commands))
 
 
 def write_list(folder: Path, *commands: list[str]) -> str:
@@ -265,8 +265,8 @@ def test_a_run_that_is_asked_to_stop_saves_and_goes_on_bit_for_bit(
     wait_until(process, lambda: 4 in training(run), "step 4")
     ranks = ranks_of(process)
     send(process)
-    said = process.communicate(timeout=60)[0]
-    psutil.wait_procs(ranks, timeout=60)
+    said = process.communicate(timeout=200)[0]
+    psutil.wait_procs(ranks, timeout=200)
     assert "Traceback" not in said, said[-4000:]
     step = max(training(run))
     assert 4 <= step < 8
