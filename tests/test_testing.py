@@ -11,6 +11,11 @@ from mmfm.task import Task
 from tests import tiny
 
 
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny.make_tokenizer(tmp_path_factory.mktemp("testing") / "tokenizer")
+
+
 class Wrong(Objective):
     """Counts one sample too many where there is sound, and has no sum where there is no text."""
 

@@ -56,8 +56,8 @@ def test_what_a_field_holds(value: Any, there: bool) -> None:
 def test_plain_tars_are_read_by_the_transforms_endings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    members = [("0.gif", b"g"), ("0.txt", b"a"), ("0.json", b'{"cost": 0}'), ("1.txt", b"b")]
-    write_tar(tmp_path / "a.tar", members)
+    whole = {"gif": b"g", "txt": b"a", "json": b'{"cost": 0}'}
+    write_tar(tmp_path / "a.tar", [("0", whole), ("1", {"txt": b"b"})])
     assert Manifest.open(tmp_path).shards[0].modality_sets == {"text": 2}
     transforms = {
         "video": settings_of(monkeypatch, "their_video", "gif"),
