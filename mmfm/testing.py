@@ -11,7 +11,7 @@ norms must agree. It takes a minute for a small model, and says what is wrong wi
 
 from __future__ import annotations
 
-import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -119,20 +119,16 @@ def _without_dropout(settings: Any) -> Any:
 
 
 def _launch(ranks: int, name: str, recipe: Path) -> None:
-    python = [sys.executable, "-m", "mmfm"]
+    command = [sys.executable, "-m", "mmfm"]
     if ranks > 1:
         launcher = str(Path(sys.executable).parent / "deepspeed")
-        python = [launcher, "--num_gpus", str(ranks), "--master_port", _port(), "--module", "mmfm"]
-    done = subprocess.run(
-        [*python, name, str(recipe)], env={**os.environ}, capture_output=True, text=True
-    )
+        command = [launcher, "--num_gpus", str(ranks), "--master_port", _port(), "--module", "mmfm"]
+    done = subprocess.run([*command, name, str(recipe)], capture_output=True, text=True)
     if done.returncode:
         raise ValueError(f"it stopped:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
 
 def _port() -> str:
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -140,9 +136,9 @@ def _port() -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Check the recipe ``argv[0]`` with the overrides that follow; the exit code."""
-    name = "finetune" if "head" in read_yaml(argv[0]) else "pretrain"
-    prepare = finetune.prepare if name == "finetune" else pretrain.prepare
     try:
+        name = "finetune" if "head" in read_yaml(argv[0]) else "pretrain"
+        prepare = finetune.prepare if name == "finetune" else pretrain.prepare
         run = prepare(argv[0], argv[1:])
         batch = next(iter(run.pipeline(world_size=1)))[0]
         problems = count_problems(run.task, batch) or step_problems(run, name)
@@ -155,4 +151,6 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("python -m mmfm.testing RECIPE [key=value …]")
     sys.exit(main(sys.argv[1:]))
