@@ -184,6 +184,7 @@ def test_other_modalities_are_written_and_named(tmp_path: Path) -> None:
     opened = Manifest.open(tmp_path)
     assert opened.read_sample(0, 0)["gif"] == b"GIF"
     assert json.loads(opened.read_sample(0, 0)["json"])["cost"] == 0
+    assert ShardIndex.load(index_path(opened.shards[0].path)).set_names == ["price+text+video"]
     for tar in tmp_path.glob("*.tar"):  # what an index needs stands in the manifest
         index_path(tar).unlink()
     again = Manifest.open(tmp_path)
