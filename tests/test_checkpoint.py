@@ -12,7 +12,8 @@ import torch
 from safetensors import SafetensorError
 
 from mmfm import checkpoint, distributed
-from mmfm.checkpoint import Checkpoint, CheckpointError, latest, prune, share_of_rank
+from mmfm import files as disk
+from mmfm.checkpoint import Checkpoint, CheckpointError, latest, prune, share_of_rank, writing
 
 WEIGHTS = {"a.weight": torch.arange(6.0).view(2, 3), "b": torch.tensor([1, 2]), "s": torch.ones(())}
 STATE = {"a.weight/exp_avg": torch.full((2, 3), 0.5)}
@@ -88,7 +89,7 @@ def test_a_failure_while_writing_changes_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
 
 
-@pytest.mark.parametrize("at", ["save_file", "sha256", "write_text", "_sync"])
+@pytest.mark.parametrize("at", ["save_file", "sha256", "write_json", "sync"])
 @pytest.mark.parametrize("error", [OSError, SafetensorError])
 def test_a_failure_at_any_point_leaves_the_first_try(
     tmp_path: Path, monkeypatch, at: str, error: type[Exception]
@@ -98,7 +99,7 @@ def test_a_failure_at_any_point_leaves_the_first_try(
     def fail(*_: object, **__: object) -> None:
         raise error("gone")
 
-    monkeypatch.setattr(checkpoint, at, fail)
+    monkeypatch.setattr(writing, at, fail)
     with pytest.raises(CheckpointError, match=r"older ones are untouched"):
         write(tmp_path, 2)
     monkeypatch.undo()
@@ -106,17 +107,29 @@ def test_a_failure_at_any_point_leaves_the_first_try(
     assert Checkpoint.open(tmp_path).step == 1
 
 
+def test_a_failure_at_the_last_point_leaves_both_whole(tmp_path: Path, monkeypatch) -> None:
+    write(tmp_path, 1)
+    monkeypatch.setattr(writing, "write_text", lambda *_: (_ for _ in ()).throw(OSError("gone")))
+    with pytest.raises(CheckpointError, match="gone"):
+        write(tmp_path, 2)
+    monkeypatch.undo()
+    assert names(tmp_path) == ["latest", "step_00000001", "step_00000002"]
+    assert Checkpoint.open(tmp_path).step == 1
+    assert Checkpoint.open(tmp_path / "step_00000002").step == 2
+
+
 def test_every_file_is_on_the_disk_before_the_folder_is_renamed(
     tmp_path: Path, monkeypatch
 ) -> None:
     synced: list[Path] = []
-    plain = checkpoint._sync
+    plain = disk.sync
 
     def sync(path: Path) -> None:
         synced.append(path)
         plain(path)
 
-    monkeypatch.setattr(checkpoint, "_sync", sync)
+    monkeypatch.setattr(disk, "sync", sync)
+    monkeypatch.setattr(writing, "sync", sync)
     folder = write(tmp_path, 1)
     hidden = tmp_path / ".step_00000001.partial"
     order = [path for path in synced if path != hidden]
@@ -236,7 +249,7 @@ def test_a_checkpoint_that_can_t_be_deleted_whole_is_out_of_the_way(
         if not ignore_errors:
             raise OSError("Directory not empty")
 
-    monkeypatch.setattr(checkpoint.shutil, "rmtree", half)
+    monkeypatch.setattr(checkpoint.folder.shutil, "rmtree", half)
     prune(tmp_path, 1)
     assert names(tmp_path) == [".step_00000001.old", "latest", "step_00000002"]
 

@@ -17,12 +17,13 @@ import torch
 from PIL import Image
 
 import mmfm
-from mmfm.checkpoint import Checkpoint, CheckpointError, sha256
+from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError
 from mmfm.data.manifest import Manifest
 from mmfm.data.reader import SampleReader
 from mmfm.data.sequential import SequentialData
 from mmfm.data.transforms.base import BadSample
+from mmfm.files import sha256
 from mmfm.predictor import Predictor, untrained
 from mmfm.train.engine import end_process_group
 from mmfm.train.log import read_metrics

@@ -26,16 +26,17 @@ PROJECTIONS = {
 LOGIT_SCALE = "objectives.contrastive.logit_scale.log_scale"
 
 
-def recipe(data: Path, *overrides: str) -> PretrainConfig:
+def recipe(data: Path) -> PretrainConfig:
     """The recipe on the shards in `data`."""
-    return load_pretrain(
-        RECIPE,
-        [
-            f"data.sources.drawings.path={data}",
-            f"model.encoders.text.tokenizer={data / 'tokenizer'}",
-            *overrides,
-        ],
-    )
+    return load_pretrain(RECIPE, places(data))
+
+
+def places(data: Path) -> list[str]:
+    """The overrides that point the recipe at the shards in `data`."""
+    return [
+        f"data.sources.drawings.path={data}",
+        f"model.encoders.text.tokenizer={data / 'tokenizer'}",
+    ]
 
 
 def open_clip_model(config: PretrainConfig, tokenizer: Any) -> CustomTextCLIP:

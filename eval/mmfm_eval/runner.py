@@ -12,11 +12,12 @@ from typing import Any, TypeVar
 import torch
 
 from mmfm import distributed
-from mmfm.checkpoint import Checkpoint, sha256
+from mmfm.checkpoint import Checkpoint
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.feature_caching import open_caches
+from mmfm.files import sha256
 from mmfm.predictor import Predictor, load, transforms_of, untrained
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings, passes

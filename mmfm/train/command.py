@@ -22,7 +22,6 @@ from mmfm.train.gradients import part_of
 from mmfm.train.loop import check, train
 from mmfm.train.resume import resume_point
 from mmfm.train.run import Run
-from mmfm.train.trainer import use_grad_cache
 
 WAIT_FOR_FIRST_RANK_S = 20.0
 
@@ -114,7 +113,7 @@ def plan(run: Run, found: Checkpoint | None) -> str:
     check(run, found, pipeline)
     size, micro = recipe.data.global_batch_size, pipeline.micro_batch_size
     parts = size // world_size // micro
-    cached = use_grad_cache(recipe.train, bool(run.task.cached), parts)
+    cached = recipe.train.uses_grad_cache(bool(run.task.cached), parts)
     engine = deepspeed_config(
         global_batch_size=size,
         micro_batch_size=micro,

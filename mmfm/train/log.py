@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmfm.files import hold, let_go
 from mmfm.train.trackers import Tracker
 
 logger = logging.getLogger("mmfm")
@@ -38,9 +39,11 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "log.txt").touch()
         self._metrics_path = folder / "metrics.jsonl"
+        self._metrics = self._metrics_path.open("a", encoding="utf-8")
+        if not hold(self._metrics):
+            raise ValueError(f"run.dir = {folder} is of a run that is going on: name another one")
         self._seen = _batch_hashes(self._metrics_path)
         _end_line(self._metrics_path)
-        self._metrics = self._metrics_path.open("a", encoding="utf-8")
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -101,7 +104,7 @@ class RunLog:
         if self.main:
             self._progress.stop()
             with suppress(OSError):  # a full disk was told where a row was written
-                self._metrics.close()
+                let_go(self._metrics)
             for tracker in self.trackers:
                 tracker.close()
 

@@ -10,6 +10,7 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.config import dump, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
+from mmfm.files import write_text
 from mmfm.predictor import Predictor
 from mmfm.train import report
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
@@ -83,13 +84,14 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         if found.step < recipe.train.max_steps:
             steps = restored(trainer, found, steps)
         trainer.step_index = found.step
-    _start_folder(run)
     trackers = []
     if distributed.is_main():
+        run.folder.mkdir(parents=True, exist_ok=True)
         plain = to_dict(recipe)
         trackers = [made(run.folder, plain) for made in find_trackers(recipe.run.trackers)]
     log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps, trackers)
     try:
+        _tell_settings(run)
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         for line in run.never_there(pipeline):
@@ -106,12 +108,10 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     return ending
 
 
-def _start_folder(run: Run) -> None:
-    """The run's folder; nothing is written before the run can start."""
+def _tell_settings(run: Run) -> None:
     if distributed.is_main():
-        run.folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
-        checkpoint.write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
+        write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
+        write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
 
 
 def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log: RunLog) -> None:

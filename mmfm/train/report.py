@@ -9,7 +9,7 @@ import html
 from pathlib import Path
 from typing import Any
 
-from mmfm.checkpoint import write_text
+from mmfm.files import write_text
 from mmfm.train.log import read_metrics
 
 STYLE = """

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 
 from mmfm import distributed
-from mmfm.checkpoint import write_json
 from mmfm.data.loading import WorkerDiedError
 from mmfm.data.pipeline import Pipeline
 from mmfm.data.quarantine import check_bad_share
+from mmfm.files import write_json
 from mmfm.train.activations import ActivationNorms
 from mmfm.train.alarms import Alarms
 from mmfm.train.evaluation import Evaluation

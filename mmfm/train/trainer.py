@@ -31,6 +31,7 @@ from mmfm.train.engine import (
     step_was_skipped,
     zero_stale_gradients,
 )
+from mmfm.train.grad_cache import cached_gradients
 from mmfm.train.gradients import is_whole, squared_norms
 from mmfm.train.nonfinite import raise_nonfinite
 from mmfm.train.optim import OptimConfig
@@ -82,6 +83,20 @@ class TrainConfig:
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"micro_batch_size = {self.micro_batch_size} must be at least 1")
 
+    def uses_grad_cache(self, compares: bool, grad_accum_steps: int) -> bool:
+        """Whether a step runs with grad_cache where an objective `compares` all its samples;
+        ValueError where accumulation would quietly cut the negatives.
+        """
+        if self.grad_cache != "auto" and not self.grad_cache:
+            if compares and grad_accum_steps > 1 and not self.micro_batch_negatives:
+                raise ValueError(
+                    "train.grad_cache = false with several micro-batches leaves each sample only "
+                    "the negatives of its own micro-batch; set train.grad_cache=auto, or "
+                    "train.micro_batch_negatives=true to accept that"
+                )
+            return False
+        return compares and (self.grad_cache is True or grad_accum_steps > 1)
+
 
 @dataclass
 class StepResult:
@@ -127,7 +142,7 @@ class Trainer:
                 f"of train.micro_batch_size = {micro_batch_size}"
             )
         self.grad_accum_steps = share // micro_batch_size
-        self.grad_cache = use_grad_cache(config, bool(task.cached), self.grad_accum_steps)
+        self.grad_cache = config.uses_grad_cache(bool(task.cached), self.grad_accum_steps)
         self.config, self.optim, self.seed = config, optim, seed
         self.step_index = 0
         if config.recompute_activations:
@@ -162,7 +177,9 @@ class Trainer:
         sums = dict.fromkeys(counts, zero)
         zero_stale_gradients(self.engine)
         scalars: StepRows = {}
-        gradients = self._cache(batches, counts, sums, scalars) if self.grad_cache else None
+        gradients = None
+        if self.grad_cache:
+            gradients = cached_gradients(self.engine, batches, counts, sums, scalars)
         for i, batch in enumerate(batches):
             output = self.engine(batch, gradients=gradients[i] if gradients else None)
             loss = self.task.total(output.losses, counts)
@@ -189,56 +206,6 @@ class Trainer:
         whole = is_whole(self.engine)
         grad_norm = math.hypot(*norms.values()) if whole else self.engine.get_global_grad_norm()
         return self._result(losses, norms, scalars, float(grad_norm), lr)
-
-    def _cache(
-        self,
-        batches: list[Batch],
-        counts: dict[str, Tensor],
-        sums: dict[str, Tensor],
-        scalars: StepRows,
-    ) -> list[StepRows]:
-        """The gradient of the cached losses at each micro-batch's rows (Gao et al. 2021,
-        arXiv:2101.06983).
-        """
-        with torch.no_grad():
-            outputs = [self.engine(batch, rows_only=True) for batch in batches]
-        assert all(
-            set(o.rows[name]) == set(rows)
-            for o in outputs
-            for name, rows in outputs[0].rows.items()
-        ), "micro-batches of a step have the same composition"
-        rows = {
-            name: {key: torch.cat([o.rows[name][key] for o in outputs]) for key in first}
-            for name, first in outputs[0].rows.items()
-        }
-        scalars.update(outputs[0].scalars)
-        leaves = {
-            (name, key): value.detach().requires_grad_()
-            for part in (rows, scalars)
-            for name, values in part.items()
-            for key, value in values.items()
-            if value.is_floating_point()
-        }
-        for (name, key), leaf in leaves.items():
-            (rows if key in rows[name] else scalars)[name][key] = leaf
-        losses = self.task.cached_losses(rows, scalars)
-        loss = self.task.total(losses, counts)
-        found: tuple[Tensor | None, ...] = (None,) * len(leaves)
-        if loss.requires_grad:
-            found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-        for name, (total, _) in losses.items():
-            sums[name] = sums[name] + total.detach()
-        split: list[StepRows] = [{name: {} for name in rows} for _ in batches]
-        for (name, key), gradient in zip(leaves, found, strict=True):
-            if gradient is None:
-                continue
-            if key in scalars[name]:  # the parameter's gradient counts once a step
-                split[0][name][key] = gradient
-                continue
-            sizes = [len(o.rows[name][key]) for o in outputs]
-            for part, piece in zip(split, torch.split(gradient, sizes), strict=True):
-                part[name][key] = piece
-        return split
 
     def _place(self, batch: Batch, micro_batch: int) -> Batch:
         seed = mix_ints(self.seed, self.step_index, distributed.rank(), micro_batch)
@@ -308,18 +275,3 @@ class Trainer:
             loss_scale=loss_scale(self.engine),
             weights={name: self.task.weights[name] for name in self.task.weight_at},
         )
-
-
-def use_grad_cache(config: TrainConfig, compares: bool, grad_accum_steps: int) -> bool:
-    """Whether a step runs with grad_cache; ValueError where accumulation would quietly cut the
-    negatives.
-    """
-    if config.grad_cache != "auto" and not config.grad_cache:
-        if compares and grad_accum_steps > 1 and not config.micro_batch_negatives:
-            raise ValueError(
-                "train.grad_cache = false with several micro-batches leaves each sample only the "
-                "negatives of its own micro-batch; set train.grad_cache=auto, or "
-                "train.micro_batch_negatives=true to accept that"
-            )
-        return False
-    return compares and (config.grad_cache is True or grad_accum_steps > 1)

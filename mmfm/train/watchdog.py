@@ -23,7 +23,7 @@ from types import FrameType
 from typing import Any
 
 from mmfm import distributed
-from mmfm.checkpoint import write_text
+from mmfm.files import write_text
 
 STALLED = 3
 MAX_WAIT_FOR_OTHERS_S = 10.0

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from mmfm import checkpoint, distributed
-from mmfm.checkpoint import CheckpointError
+from mmfm.checkpoint import CheckpointError, writing
 from mmfm.train.activations import ActivationNorms
 from mmfm.train.engine import start_process_group
 from mmfm.train.nonfinite import NonFiniteError
@@ -82,20 +82,20 @@ def full_disk(folder: Path) -> str:
         checkpoint.write(folder, step, step, part, lambda _: None, {})
 
     write(1)
-    plain = checkpoint.save_file
+    plain = writing.save_file
 
     def save_file(part: Any, path: Path) -> None:
         if distributed.rank() == distributed.world_size() - 1:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         plain(part, path)
 
-    checkpoint.save_file = save_file
+    writing.save_file = save_file
     try:
         write(2)
     except CheckpointError as error:
         return str(error)
     finally:
-        checkpoint.save_file = plain
+        writing.save_file = plain
     raise AssertionError("nothing was noticed")
 
 

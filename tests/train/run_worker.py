@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def slow_down(seconds: float) -> None:
-    hash_file, done = mmfm.checkpoint.sha256, []
+    hash_file, done = mmfm.checkpoint.writing.sha256, []
 
     def slowly(path: Path) -> str:
         if seconds and ".partial" in str(path) and not done:
@@ -37,7 +37,7 @@ def slow_down(seconds: float) -> None:
             time.sleep(seconds)
         return hash_file(path)
 
-    mmfm.checkpoint.sha256 = slowly
+    mmfm.checkpoint.writing.sha256 = slowly
 
 
 def slow_steps(seconds: float) -> None:

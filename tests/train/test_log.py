@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mmfm import files
+from mmfm.train import log as train_log
 from mmfm.train.log import RunLog, environment, read_metrics, summary
 
 
@@ -93,6 +98,25 @@ def test_a_character_cut_in_half(tmp_path: Path, log) -> None:
     path.write_bytes(b'{"step": 0}\n' + whole[: whole.index("ü".encode()) + 1])
     log().train(row(3))
     assert [r["step"] for r in read_metrics(path)] == [0, 3]
+
+
+def test_a_folder_is_of_one_run_at_a_time(tmp_path: Path, log, monkeypatch) -> None:
+    first = log()
+    first.event("start")
+    monkeypatch.setattr(train_log, "hold", lambda file: files.hold(file, wait_s=0.2))
+    with pytest.raises(ValueError, match="is of a run that is going on"):
+        RunLog(tmp_path, True, 10)
+    pid = os.fork()
+    if pid == 0:  # a worker that outlives the log, with all that was open
+        time.sleep(60)
+        os._exit(0)
+    try:
+        first.close()
+        RunLog(tmp_path, True, 10).close()
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"event": "start"}\n'
 
 
 def test_other_ranks_write_nothing(tmp_path: Path, log) -> None:

@@ -13,7 +13,7 @@ import torch
 from mmfm import distributed
 from mmfm.train.measure import Clock, batch_hash
 from mmfm.train.optim import OptimConfig
-from mmfm.train.trainer import StepResult, TrainConfig, Trainer, use_grad_cache
+from mmfm.train.trainer import StepResult, TrainConfig, Trainer
 from tests import tiny
 
 SGD = OptimConfig(type="sgd", lr=0.5, weight_decay=0.0, grad_clip=0.0, schedule="constant")
@@ -67,14 +67,14 @@ def weights(one: Trainer) -> dict[str, torch.Tensor]:
     ],
 )
 def test_when_grad_cache_is_on(grad_cache, compares: bool, parts: int, want: bool) -> None:
-    assert use_grad_cache(TrainConfig(grad_cache=grad_cache), compares, parts) is want
+    assert TrainConfig(grad_cache=grad_cache).uses_grad_cache(compares, parts) is want
 
 
 def test_accumulation_that_cuts_the_negatives_is_refused_unless_asked_for() -> None:
     with pytest.raises(ValueError, match=r"grad_cache = false .* only the negatives of its own"):
-        use_grad_cache(TrainConfig(grad_cache=False), True, 2)
+        TrainConfig(grad_cache=False).uses_grad_cache(True, 2)
     asked = TrainConfig(grad_cache=False, micro_batch_negatives=True)
-    assert use_grad_cache(asked, True, 2) is False
+    assert asked.uses_grad_cache(True, 2) is False
 
 
 @pytest.mark.parametrize(("ranks", "micro"), [(1, 5), (3, None), (2, 3), (4, 16), (1, 64)])

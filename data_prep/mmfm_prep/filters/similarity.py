@@ -44,7 +44,8 @@ class Similarity:
         """Stands for the model that compares, "" without one. PrepError where it can't be used."""
         if self.checkpoint is None:
             return ""
-        from mmfm.checkpoint import Checkpoint, sha256  # late: torch takes seconds to import
+        from mmfm.checkpoint import Checkpoint  # late: torch takes seconds to import
+        from mmfm.files import sha256
 
         try:
             return sha256(Checkpoint.open(self.checkpoint).path / "manifest.json")
