@@ -40,6 +40,7 @@ from mmfm.types import IGNORE_INDEX, Batch, Read, to_device
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+_TARGET = "target of the head"
 
 
 @dataclass
@@ -61,6 +62,18 @@ class Predictions:
     row_ids: list[str]
     groups: Ints
     labels: Ints
+
+
+@dataclass
+class Judged:
+    """The columns of a head's `predict` and what is right [n,…], of the samples for which that is
+    known, with their ids and groups.
+    """
+
+    predicted: dict[str, NDArray[Any]]
+    target: NDArray[Any]
+    row_ids: list[str]
+    groups: Ints
 
 
 class Predictor:
@@ -186,6 +199,25 @@ class Predictor:
         return Predictions(columns["logits"], ids, groups, labels)
 
     @torch.no_grad()
+    def judged_batches(self, data: Iterable[Batch]) -> Judged:
+        """What the head predicts and what is right, of every sample in `data` for which that is
+        known. Collective.
+        """
+        if self.head is None:
+            raise ConfigError("the checkpoint has no head: it was pretrained, not fine-tuned")
+        table = _Table()
+        for batch in data:
+            found = self.head.predict(self._run(batch, predict=True).predictions)
+            rows = found.pop("rows")
+            target, known = self.head.target(to_device(batch, self.device), rows)
+            columns = {name: values[known] for name, values in (*found.items(), (_TARGET, target))}
+            table.add(batch, rows[known].cpu(), columns)
+        ids, groups, _, columns_np = table.gather()
+        if not ids:
+            raise ValueError("no sample has both what the head reads and what it learns")
+        return Judged(columns_np, columns_np.pop(_TARGET), ids, groups)
+
+    @torch.no_grad()
     def rank_batches(self, data: Iterable[Batch], place: int = 1) -> Ranked:
         """Where a recommendation head ranks the item at `place` from the end of each history (1 =
         the last) after what comes before it. Collective.
@@ -260,7 +292,7 @@ class _Table:
         self.ids: list[str] = []
         self.groups: list[int] = []
         self.labels: list[int] = []
-        self.columns: dict[str, list[Floats]] = {}
+        self.columns: dict[str, list[NDArray[Any]]] = {}
 
     def add(self, batch: Batch, rows: Tensor, columns: Mapping[str, Tensor]) -> None:
         self.ids += [batch["sample_id"][i] for i in rows.tolist()]
@@ -268,9 +300,10 @@ class _Table:
         labels = batch.get("labels")
         self.labels += [IGNORE_INDEX] * len(rows) if labels is None else labels[rows].tolist()
         for name, values in columns.items():
-            self.columns.setdefault(name, []).append(values.float().cpu().numpy())
+            exact = values.float() if values.is_floating_point() else values
+            self.columns.setdefault(name, []).append(exact.cpu().numpy())
 
-    def gather(self) -> tuple[list[str], Ints, Ints, dict[str, Floats]]:
+    def gather(self) -> tuple[list[str], Ints, Ints, dict[str, NDArray[Any]]]:
         """All ranks' rows, each id once, ordered by id."""
         mine = {name: np.concatenate(parts) for name, parts in self.columns.items()}
         ranks = distributed.all_gather_object((self.ids, self.groups, self.labels, mine))
@@ -296,10 +329,6 @@ def load(
     checkpoint = Checkpoint.open(path)
     raw = checkpoint.config
     label = checkpoint.preprocessing["label"]
-    transforms = {
-        modality: component(settings, TRANSFORMS, f"transforms.{modality}")
-        for modality, settings in checkpoint.preprocessing["transforms"].items()
-    }
     task = build(raw, label_names=label[1] if label else (), assets=checkpoint.assets, for_use=True)
     left_out = tuple(
         f"objectives.{name}." for name in raw.get("objectives", {}) if name not in task.objectives
@@ -323,8 +352,16 @@ def load(
         (label[0], label[1]) if label else None,
         config=raw,
         assets=checkpoint.assets,
-        transforms=transforms,
+        transforms=transforms_of(checkpoint),
     )
+
+
+def transforms_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The settings of the transforms by modality that a checkpoint was trained with."""
+    return {
+        modality: component(settings, TRANSFORMS, f"transforms.{modality}")
+        for modality, settings in checkpoint.preprocessing["transforms"].items()
+    }
 
 
 def build(

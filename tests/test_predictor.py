@@ -362,3 +362,22 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(about))
     with pytest.raises(CheckpointError, match="its weights don't fit its own config"):
         mmfm.load(folder)
+
+
+def test_what_a_head_predicts_and_what_is_right(classifier: Predictor, data: Path) -> None:
+    torch.nn.init.normal_(classifier.head.classifier.weight)
+    batches = list(sequential(classifier, data, label=classifier.label))
+    for batch in batches:  # of some samples nothing is known
+        batch["labels"][::3] = IGNORE_INDEX
+    logits, judged = (f(batches) for f in (classifier.logits_batches, classifier.judged_batches))
+    known = logits.labels != IGNORE_INDEX
+    assert 0 < known.sum() < len(known)
+    assert judged.row_ids == [i for i, k in zip(logits.row_ids, known, strict=True) if k]
+    assert judged.target.tolist() == logits.labels[known].tolist()
+    assert judged.groups.tolist() == logits.groups[known].tolist()
+    assert judged.predicted["label"].tolist() == logits.logits[known].argmax(1).tolist()
+    assert set(judged.predicted) == {"label", "probability"}
+    for batch in batches:
+        batch["labels"][:] = IGNORE_INDEX
+    with pytest.raises(ValueError, match="both what the head reads and what it learns"):
+        classifier.judged_batches(batches)

@@ -133,6 +133,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="the tars of a split: --split 'val=val-*.tar' (default: one split, train)",
     )
+    index.add_argument(
+        "--modality",
+        metavar="NAME=ENDINGS",
+        action="append",
+        default=[],
+        help="the files of one that mmfm doesn't know: --modality video=gif,mp4",
+    )
     index.add_argument("--licence", default="unknown", help="for the manifest")
     index.add_argument("--workers", type=int, help="processes (default: as many as cores)")
     index.set_defaults(run=_index)
@@ -198,7 +205,7 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _index(args: argparse.Namespace) -> None:
-    from mmfm_prep.dataset.index import index, parse_splits
+    from mmfm_prep.dataset.index import index, parse_endings, parse_splits
     from mmfm_prep.parallel import Execution
 
     splits = parse_splits(args.split)
@@ -209,6 +216,7 @@ def _index(args: argparse.Namespace) -> None:
         manifest=args.manifest,
         splits=splits,
         licence=args.licence,
+        others=parse_endings(args.modality),
         execution=Execution(args.workers),
     )
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from array import array
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
@@ -21,8 +22,8 @@ from rich.table import Table
 KINDS = ("image", "audio", "text", "group")
 
 Leaks = dict[str, dict[str, dict[str, int]]]
-"""Held-out split ▶ kind (image, audio, text, group) ▶ counts of its samples: same_group,
-other_group, of.
+"""Held-out split ▶ kind (image, audio, text, group, other modalities) ▶ counts of its samples:
+same_group, other_group, of.
 """
 
 
@@ -44,7 +45,7 @@ class LeakCounter:
 
     def __init__(self) -> None:
         # split ▶ kind ▶ (hash of the content, hash of the group) of each sample, flat
-        self._seen: dict[str, dict[str, array[int]]] = {}
+        self._seen: dict[str, defaultdict[str, array[int]]] = {}
 
     def add(
         self,
@@ -54,18 +55,25 @@ class LeakCounter:
         image: bytes | None = None,
         audio: bytes | None = None,
         texts: Iterable[str] = (),
+        others: Mapping[str, bytes] | None = None,
     ) -> None:
         """Note one sample: its picture and sound (encoded, or a digest of what is seen and heard),
-        and its texts (only the first names the sample).
+        its texts (only the first names the sample), and what it has of other modalities.
         """
-        kinds = self._seen.setdefault(split, {kind: array("Q") for kind in KINDS})
+        kinds = self._seen.setdefault(split, defaultdict(lambda: array("Q")))
         name = group.encode("utf-8", "surrogatepass")
         owner = _hash(name)
         text = next((normalise(text).encode("utf-8", "surrogatepass") for text in texts), None)
         contents = {"image": image, "audio": audio, "text": text, "group": name}
+        contents |= others or {}
         for kind, content in contents.items():
             if content:
                 kinds[kind].extend((_hash(content), owner))
+
+    @property
+    def kinds(self) -> list[str]:
+        """What is compared: `KINDS`, and the other modalities that there are."""
+        return [*KINDS, *sorted({k for seen in self._seen.values() for k in seen} - set(KINDS))]
 
     def ambiguous(self) -> dict[str, dict[str, int]]:
         """Split ▶ kind ▶ samples whose picture, sound or first text is also that of another group.
@@ -74,8 +82,8 @@ class LeakCounter:
         """
         out: dict[str, dict[str, int]] = {}
         for split, kinds in sorted(self._seen.items()):
-            for kind, seen in kinds.items():
-                contents, groups = _columns(seen)
+            for kind in (kind for kind in self.kinds if kind in kinds):
+                contents, groups = _columns(kinds[kind])
                 pairs = np.unique(np.stack([contents, groups], 1), axis=0)
                 values, counts = np.unique(pairs[:, 0], return_counts=True)
                 if n := int(np.isin(contents, values[counts > 1]).sum()):
@@ -89,7 +97,7 @@ class LeakCounter:
         """
         splits = sorted(s for s in held_out if s in self._seen)
         out: dict[str, dict[str, int]] = {}
-        for kind in KINDS:
+        for kind in self.kinds:
             contents = {split: _columns(self._seen[split][kind])[0] for split in splits}
             for split in splits:
                 others = [contents[other] for other in splits if other != split]
@@ -105,7 +113,7 @@ class LeakCounter:
         held_out = [s for s in held_out if s in self._seen]
         training = [kinds for split, kinds in self._seen.items() if split not in held_out]
         out: Leaks = {split: {} for split in held_out}
-        for kind in KINDS:
+        for kind in self.kinds:
             there = [_columns(kinds[kind]) for kinds in training]
             known = np.concatenate([contents for contents, _ in there]) if there else _NONE
             owned = np.concatenate([_both(*columns) for columns in there]) if there else _NONE
@@ -156,10 +164,11 @@ def show_leaks(
         console.print("Held-out content that training has too, in the same group / in another:")
         table = Table()
         table.add_column("held-out split", overflow="fold")
-        for header in ("samples", *KINDS):
+        shown = dict.fromkeys([*KINDS, *(kind for kinds in leaks.values() for kind in kinds)])
+        for header in ("samples", *shown):
             table.add_column(header, justify="right")
         for split, kinds in leaks.items():
-            cells = [_cell(kinds.get(kind)) for kind in KINDS]
+            cells = [_cell(kinds.get(kind)) for kind in shown]
             table.add_row(split, f"{kinds['group']['of']:,}", *cells)
         console.print(table)
         for line in verdict(leaks, by_design):

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmfm.data.endings import JSON, is_there
 from mmfm_prep.errors import PrepError
 
 Texts = dict[str, list[str]]
@@ -16,6 +17,9 @@ reads.
 
 IMAGE_ENDINGS = ("png", "jpg", "webp")
 AUDIO_ENDINGS = ("flac", "wav", "ogg")
+OWN = ("audio", "history", "image", "text")
+TAKEN = ("json", "txt", *IMAGE_ENDINGS, *AUDIO_ENDINGS)
+_MODALITY = re.compile(r"[a-z][a-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
 
 
@@ -32,6 +36,9 @@ class Sample:
     `id` is unique in the dataset and stays with the sample through to the results. Samples with
     equal `group` mean the same thing. `history`: ids of samples, in the order in which somebody
     chose them. `labels` maps a field to a class name. `meta` is further metadata, plain JSON.
+    `others` holds modalities that mmfm has no field for, by ending as `mmfm.data.endings` has them:
+    ``{"video": {"gif": b"…"}, "price": {"json:price": 3.5}}``.
+
     `digests`: by kind what stands for what is seen, heard or read, where more than the bytes of the
     files is known of that; they aren't written.
     """
@@ -46,6 +53,7 @@ class Sample:
     audio: bytes | None = None
     audio_ending: str = "flac"
     history: list[str] | None = None
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
@@ -63,6 +71,20 @@ class Sample:
                 f"be among {', '.join(IMAGE_ENDINGS)} and {', '.join(AUDIO_ENDINGS)}"
             )
 
+        for modality, held in self.others.items():
+            if not _MODALITY.fullmatch(modality) or modality in OWN:
+                raise PrepError(
+                    f"sample {self.id!r}: others: {modality!r} can't be a modality's name: small "
+                    f"letters, digits and '_', none of {', '.join(OWN)}"
+                )
+            for ending, value in held.items():
+                in_json = ending.startswith(JSON)
+                if not in_json and (not isinstance(value, bytes) or ending in TAKEN):
+                    raise PrepError(
+                        f"sample {self.id!r}: others.{modality}: {ending!r} must be an ending of "
+                        f"its own with the bytes of a file, or {JSON}… with plain JSON"
+                    )
+
     @property
     def modality_set(self) -> str:
         """The sorted names of what the sample has, joined by ``+``: ``audio+image+text``."""
@@ -71,8 +93,19 @@ class Sample:
             "history": self.history,
             "image": self.image,
             "text": self.texts,
+            **{m: any(map(is_there, held.values())) for m, held in self.others.items()},
         }
-        return "+".join(name for name, value in present.items() if value)
+        return "+".join(name for name, value in sorted(present.items()) if value)
+
+    def other_files(self) -> dict[str, list[bytes]]:
+        """Other modality ▶ the contents of its files, where it has some."""
+        found = {
+            modality: [
+                value for ending, value in sorted(held.items()) if not ending.startswith(JSON)
+            ]
+            for modality, held in self.others.items()
+        }
+        return {modality: files for modality, files in found.items() if files}
 
     def files(self) -> dict[str, bytes | str]:
         """What webdataset's writer takes: the key and, by ending, the content of each file."""
@@ -83,6 +116,8 @@ class Sample:
             metadata["history"] = self.history
         metadata |= {"labels": self.labels, "source": self.source, "licence": self.licence}
         metadata |= self.meta
+        others = {e: value for held in self.others.values() for e, value in held.items()}
+        metadata |= {e.removeprefix(JSON): v for e, v in others.items() if e.startswith(JSON)}
         out: dict[str, bytes | str] = {
             "__key__": self.key,
             "json": json.dumps(metadata, ensure_ascii=False).encode(),
@@ -91,4 +126,4 @@ class Sample:
             out[self.image_ending] = self.image
         if self.audio:
             out[self.audio_ending] = self.audio
-        return out
+        return out | {e: value for e, value in others.items() if value and not e.startswith(JSON)}

@@ -22,6 +22,7 @@ from typing import Any
 
 import webdataset
 
+from mmfm.data.endings import modality_endings
 from mmfm.data.index import index_path
 from mmfm.data.tar import build_index
 from mmfm_prep.errors import PrepError
@@ -42,6 +43,7 @@ class DatasetWriter:
         self._writers: dict[tuple[str, str], webdataset.ShardWriter] = {}
         self._shards: dict[str, dict[str, Any]] = {}
         self._labels: defaultdict[str, set[str]] = defaultdict(set)
+        self._endings: defaultdict[str, set[str]] = defaultdict(set)
         self._ids: set[str] = set()
         self._keys: set[tuple[str, str]] = set()
 
@@ -62,6 +64,8 @@ class DatasetWriter:
             raise PrepError(f"two samples of split {sample.split!r} have the key {sample.key!r}")
         self._ids.add(sample.id)
         self._keys.add((sample.split, sample.key))
+        for modality, held in sample.others.items():
+            self._endings[modality] |= set(held)
         place = (sample.split, sample.modality_set)
         if place not in self._writers:
             self._writers[place] = self._open(*place)
@@ -79,6 +83,7 @@ class DatasetWriter:
             image=sample.digests.get("image", sample.image),
             audio=sample.digests.get("audio", sample.audio),
             texts=all_texts(sample.texts),
+            others={m: b"".join(files) for m, files in sample.other_files().items()},
         )
 
     def close(self) -> None:
@@ -100,9 +105,14 @@ class DatasetWriter:
             **header,
             "splits": sorted({s["split"] for s in shards}),
             "labels": {name: sorted(values) for name, values in sorted(self._labels.items())},
+            **({"endings": self._own_endings()} if self._endings else {}),
             "totals": dict(sorted(totals.items())),
             "shards": shards,
         }
+
+    def _own_endings(self) -> dict[str, list[str]]:
+        """What holds the modalities that are not mmfm's own."""
+        return {m: sorted(endings) for m, endings in sorted(self._endings.items())}
 
     def _open(self, split: str, modality_set: str) -> webdataset.ShardWriter:
         stem = f"{split}-{modality_set.replace('+', '_') or 'empty'}"
@@ -122,7 +132,8 @@ class DatasetWriter:
         path = Path(name)
         shard = self._shards[path.name]
         shard["bytes"], shard["sha256"] = path.stat().st_size, file_sha256(path)
-        build_index(path).save(index_path(path))
+        endings = modality_endings() | self._own_endings()
+        build_index(path, endings).save(index_path(path))
 
 
 def _shard(name: str, split: str, modality_set: str) -> dict[str, Any]:

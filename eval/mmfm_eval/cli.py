@@ -82,7 +82,7 @@ def _already(
     from mmfm_eval import runner
     from mmfm_eval.results import already
 
-    manifests = runner.open_sources(suite)
+    manifests = runner.open_sources(suite, checkpoint)
     wanted = runner.the_protocol(suite, checkpoint, manifests, runner.device_named(device))
     return already(out / "results.json", wanted)
 

@@ -18,7 +18,7 @@ from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.feature_caching import open_caches
 from mmfm.files import sha256
-from mmfm.predictor import Predictor, load, untrained
+from mmfm.predictor import Predictor, load, transforms_of, untrained
 from mmfm_eval.pixels import PixelPredictor
 from mmfm_eval.readings import Reading, encode_readings, passes
 from mmfm_eval.results import Results, protocol
@@ -151,7 +151,7 @@ def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> 
             evaluators[name] = task.build()
             evaluators[name].seed = suite.seed
             evaluators[name].check_sources(suite.sources)
-    manifests = open_sources(suite)
+    manifests = open_sources(suite, checkpoint)
     predictor = load(checkpoint.path, device_named(device), suite.weights)
     for name, evaluator in evaluators.items():
         with _naming(name):
@@ -159,13 +159,20 @@ def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> 
     return Plan(suite, evaluators, manifests, predictor)
 
 
-def open_sources(suite: SuiteConfig) -> dict[str, Manifest]:
-    """The shards of each source; ValueError that names the source where there are none."""
-    manifests = {}
+def open_sources(suite: SuiteConfig, checkpoint: Checkpoint) -> dict[str, Manifest]:
+    """The shards of each source, as the checkpoint reads them; ValueError that names the source
+    where there are none.
+    """
+    manifests, transforms = {}, transforms_of(checkpoint)
     for name, source in suite.sources.items():
         try:
             manifests[name] = Manifest.open(
-                source.path, source.splits, source.modalities, suite.cache, suite.remote
+                source.path,
+                source.splits,
+                source.modalities,
+                suite.cache,
+                suite.remote,
+                transforms,
             )
         except ValueError as error:
             raise ValueError(f"sources.{name}: {error}") from None

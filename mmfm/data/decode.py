@@ -119,9 +119,7 @@ def build_transforms(
     for modality, spec in specs.items():
         settings = (configs or {}).get(modality)
         if settings is None:
-            settings = config.component(
-                {"type": modality}, TRANSFORMS, f"data.transforms.{modality}"
-            )
+            settings = _own_settings(modality)
         transform = settings.build(spec)
         assert isinstance(transform, Transform)
         transforms[modality] = transform
@@ -131,6 +129,18 @@ def build_transforms(
                 f"data.transforms.{modality}: the model has only {', '.join(specs)}"
             )
     return transforms
+
+
+def _own_settings(modality: str) -> Any:
+    """The settings of mmfm's own transform for a modality; ConfigError where it has none."""
+    where = f"data.transforms.{modality}"
+    try:
+        return config.component({"type": modality}, TRANSFORMS, where)
+    except config.ConfigError as error:
+        raise config.ConfigError(
+            f"{error}. For a modality of your own, name the module of its transform: "
+            f"{where}: {{type: my_package.{modality}}}"
+        ) from None
 
 
 def _label(raw: RawSample, name: str, classes: Sequence[str]) -> int:

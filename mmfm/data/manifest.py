@@ -21,6 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from mmfm.data.endings import Endings, endings_text, modality_endings
 from mmfm.data.index import IndexHeader, ShardIndex, find_index, index_path, read_header, restrict
 from mmfm.data.lru import Lru
 from mmfm.data.plain_tars import describes_file, find_tars, make_index
@@ -37,7 +38,7 @@ from mmfm.data.remote.urls import (
     local_path,
     shard_names,
 )
-from mmfm.data.tar import Endings, build_index, endings_text, modality_endings, parse_run
+from mmfm.data.tar import build_index, parse_run
 
 __all__ = ["Manifest", "Shard", "ShardIndex", "build_index", "index_path", "make_index"]
 
@@ -77,6 +78,8 @@ class Manifest:
     """The shards of one source, those of some splits or all, with their indexes.
 
     `label_names`: field of the samples' `labels` ▶ its class names. `splits`: all that there are.
+    `endings`: what holds which modality, for an index that has to be made; without them what
+    mmfm's own transforms say.
     It can be sent to a worker process; open files and indexes stay behind.
     """
 
@@ -85,7 +88,7 @@ class Manifest:
         shards: Sequence[Shard],
         label_names: Mapping[str, Sequence[str]] | None = None,
         splits: Sequence[str] = (),
-        plain_endings: Endings | None = None,
+        endings: Endings | None = None,
         remote: RemoteShards | None = None,
     ) -> None:
         self.shards = list(shards)
@@ -94,7 +97,7 @@ class Manifest:
         self._whole: Manifest | None = None
         self.label_names = {k: list(v) for k, v in (label_names or {}).items()}
         self.splits = list(splits)
-        self._plain_endings = plain_endings
+        self.endings = endings
         self._indexes: Lru[ShardIndex] = Lru(INDEXES_HELD)
         self._files: Lru[Any] = Lru(FILES_HELD)
         self._digest = ""
@@ -107,20 +110,23 @@ class Manifest:
         modalities: Sequence[str] | None = None,
         cache: CacheConfig | None = None,
         remote: RemoteConfig | None = None,
+        transforms: Mapping[str, Any] | None = None,
     ) -> Manifest:
         """Open the data set at `path`, restricted to `splits` where given.
 
         `modalities`: only these exist; what else the samples have is not there for any reader.
-        `cache`, `remote`: how shards at a URL are kept and fetched. `ValueError` where there is
+        `cache`, `remote`: how shards at a URL are kept and fetched. `transforms`: their settings by
+        modality, whose modules say which files hold a modality that is not mmfm's own; a set with
+        a manifest says it itself. `ValueError` where there is
         nothing, where a shard is missing or has another size than the manifest says, and for an
         unknown split or a modality that no sample has.
         """
         if is_url(str(path)):
             opened = cls._open_url(
-                str(path), splits, cache or CacheConfig(), remote or RemoteConfig()
+                str(path), splits, cache or CacheConfig(), remote or RemoteConfig(), transforms
             )
         else:
-            opened = cls._open(local_path(str(path)), splits)
+            opened = cls._open(local_path(str(path)), splits, transforms)
         return opened if modalities is None else opened._restricted(str(path), modalities)
 
     def _restricted(self, path: str, modalities: Sequence[str]) -> Manifest:
@@ -131,9 +137,7 @@ class Manifest:
                 f"modalities = {list(modalities)}: the samples of {_shown(path)} have "
                 f"{', '.join(sorted(there))}"
             )
-        other = Manifest(
-            self.shards, self.label_names, self.splits, self._plain_endings, self.remote
-        )
+        other = Manifest(self.shards, self.label_names, self.splits, self.endings, self.remote)
         other.modalities = tuple(modalities)
         for number, shard in enumerate(self.shards):
             sets: dict[str, int] = {}
@@ -145,7 +149,9 @@ class Manifest:
         return other
 
     @classmethod
-    def _open(cls, path: str, splits: Sequence[str] | None) -> Manifest:
+    def _open(
+        cls, path: str, splits: Sequence[str] | None, transforms: Mapping[str, Any] | None
+    ) -> Manifest:
         where = Path(path)
         file = where if where.name == MANIFEST else where / MANIFEST
         if file.is_file():
@@ -162,23 +168,28 @@ class Manifest:
                 f"{path} has no {MANIFEST}, so it has no splits ({', '.join(splits)}): leave the"
                 " splits out, or name the tars of one split by a pattern"
             )
-        return cls._from_tars(find_tars(path))
+        return cls._from_tars(find_tars(path), modality_endings(transforms))
 
     @classmethod
     def _open_url(
-        cls, url: str, splits: Sequence[str] | None, cache: CacheConfig, remote: RemoteConfig
+        cls,
+        url: str,
+        splits: Sequence[str] | None,
+        cache: CacheConfig,
+        remote: RemoteConfig,
+        transforms: Mapping[str, Any] | None,
     ) -> Manifest:
         if url.startswith("pipe:") or urlsplit(url).path.endswith(".tar"):
             if splits:
                 raise ValueError(f"{hide(url)}: only a {MANIFEST} has splits: leave them out")
-            endings, urls = modality_endings(), expand(url)
+            endings, urls = modality_endings(transforms), expand(url)
             names = shard_names(urls)
             shards, headers = RemoteShards.of_tars(urls, endings, cache, remote)
             found = [
                 Shard(name, _folder(u, name), h.bytes, h.sha256, h.samples, h.modality_sets)
                 for u, name, h in zip(urls, names, headers, strict=True)
             ]
-            return cls(found, plain_endings=endings, remote=shards)
+            return cls(found, endings=endings, remote=shards)
         folder = folder_of(url, MANIFEST)
         try:
             text = read_manifest(join(folder, MANIFEST), remote)
@@ -189,7 +200,7 @@ class Manifest:
             ) from None
         opened = cls.from_json(text, join(hide(folder), MANIFEST), hide(folder), splits)
         files = [(s.name, s.bytes, s.sha256) for s in opened.shards]
-        opened.remote = RemoteShards.of_manifest(folder, files, cache, remote)
+        opened.remote = RemoteShards.of_manifest(folder, files, cache, remote, opened.endings)
         return opened
 
     @classmethod
@@ -204,6 +215,7 @@ class Manifest:
             names = [str(s) for s in data["splits"]]
             labels = {str(k): [str(n) for n in v] for k, v in data.get("labels", {}).items()}
             shards = [_shard(entry, folder) for entry in data["shards"]]
+            others = {str(m): [str(e) for e in v] for m, v in data.get("endings", {}).items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"manifest {file} can't be read: {error!r}. Make it again") from None
         for split in splits or ():
@@ -215,11 +227,11 @@ class Manifest:
             shards = [s for s in shards if s.split in splits]
         if not shards:
             raise ValueError(f"{file} lists no shards{f' of {splits}' if splits else ''}")
-        return cls(shards, labels, names)
+        endings = {**modality_endings(), **others} if others else None
+        return cls(shards, labels, names, endings)
 
     @classmethod
-    def _from_tars(cls, tars: Sequence[Path]) -> Manifest:
-        endings = modality_endings()
+    def _from_tars(cls, tars: Sequence[Path], endings: Endings) -> Manifest:
         folder = Path(os.path.commonpath([t.parent for t in tars]))
         shards = []
         for tar in tars:
@@ -228,7 +240,7 @@ class Manifest:
             name = tar.relative_to(folder).as_posix()
             size, sha256, sets = header.bytes, header.sha256, header.modality_sets
             shards.append(Shard(name, str(folder), size, sha256, header.samples, sets))
-        return cls(shards, plain_endings=endings)
+        return cls(shards, endings=endings)
 
     def digest(self) -> str:
         """sha256 over all that describes these shards and labels, wherever they lie."""
@@ -260,7 +272,7 @@ class Manifest:
             return ShardIndex.load(found)
         if not path.is_file():
             raise ValueError(f"shard {path} is missing: it was there when the data were opened")
-        index = make_index(path, self._plain_endings)
+        index = make_index(path, self.endings)
         if index.header.sha256 != shard.sha256:
             raise ValueError(
                 f"shard {path} is not the one in the manifest: its sha256 is {index.header.sha256},"

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from mmfm.config import ConfigError
 from mmfm.data.collate import collate
@@ -37,6 +37,14 @@ from mmfm.types import Batch
 logger = logging.getLogger(__name__)
 
 MAX_REPLACEMENTS = 64
+
+
+class Place(Protocol):
+    """Where a data set lies: what `Manifest.open` takes."""
+
+    path: str
+    splits: list[str] | None
+    modalities: list[str] | None
 
 
 @dataclass(kw_only=True)
@@ -87,14 +95,23 @@ class DataConfig:
         if not 0 <= self.max_bad_share <= 1:
             raise ValueError(f"max_bad_share = {self.max_bad_share} is a share, from 0 to 1")
 
+    def open(self, source: Place) -> Manifest:
+        """The data set of a source, of these or another. ValueError where it can't be opened."""
+        return Manifest.open(
+            source.path,
+            source.splits,
+            source.modalities,
+            self.cache,
+            self.remote,
+            self.transforms,
+        )
+
     def open_sources(self) -> list[tuple[str, Manifest, float | None]]:
         """(name, manifest, weight) of each source. ConfigError where one can't be opened."""
         opened = []
         for name, source in self.sources.items():
             try:
-                manifest = Manifest.open(
-                    source.path, source.splits, source.modalities, self.cache, self.remote
-                )
+                manifest = self.open(source)
             except ValueError as error:
                 raise ConfigError(f"data.sources.{name}: {error}") from None
             opened.append((name, manifest, source.weight))

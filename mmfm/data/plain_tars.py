@@ -7,8 +7,9 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from mmfm.data.endings import Endings
 from mmfm.data.index import IndexHeader, ShardIndex, cache_path, index_path
-from mmfm.data.tar import Endings, build_index
+from mmfm.data.tar import build_index
 
 logger = logging.getLogger(__name__)
 

@@ -2,56 +2,34 @@
 
 A sample is a run of consecutive tar members with the same key: the path up to the first dot of the
 file name. What follows that dot, in lower case, is the ending, and the endings decide the sample's
-modality set (`modality_endings`). Nothing is unpickled, and nothing is decoded but a sample's JSON,
-to see whether it holds texts or a history.
+modality set (`mmfm.data.endings`). Nothing is unpickled, and nothing is decoded but a sample's
+JSON, to see what it holds.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import io
 import json
 import logging
 import os
-import pkgutil
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
+from mmfm.data.endings import Endings, Holders, endings_text, modality_endings
 from mmfm.data.index import IndexHeader, ShardIndex
 
 logger = logging.getLogger(__name__)
 
-Endings = Mapping[str, Sequence[str]]
-"""modality ▶ the endings of its files."""
-
-JSON_FIELDS = {"texts": "text", "history": "history"}
-"""Fields of ``<key>.json`` that hold a modality, beside the files with its endings."""
 BLOCK = tarfile.BLOCKSIZE
 _MAX_JSON = 16 << 20
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
-
-
-def modality_endings() -> dict[str, tuple[str, ...]]:
-    """modality ▶ file endings, from the `ENDINGS` of every module in `mmfm.data.transforms`."""
-    package = importlib.import_module("mmfm.data.transforms")
-    found: dict[str, tuple[str, ...]] = {}
-    for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-        module = importlib.import_module(f"{package.__name__}.{info.name}")
-        if hasattr(module, "ENDINGS"):
-            found[info.name] = tuple(module.ENDINGS)
-    return found
-
-
-def endings_text(endings: Endings) -> str:
-    """`endings` as one string: an index made with others may count other modality sets."""
-    return " ".join(f"{m}={','.join(sorted(endings[m]))}" for m in sorted(endings))
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -71,9 +49,8 @@ def build_index(tar: str | Path, endings: Endings | None = None) -> ShardIndex:
     if not path.is_file():  # a pipe would be waited for
         raise ValueError(f"shard {path} is missing, or is no file")
     endings = modality_endings() if endings is None else endings
-    modality_of = {e: m for m, listed in endings.items() for e in listed}
+    builder = _Builder(path, Holders.of(endings))
     stat = path.stat()
-    builder = _Builder(path, modality_of)
     try:
         with open(path, "rb") as file, _open(file) as archive:
             for member in _members(archive):
@@ -149,8 +126,8 @@ def _check_end(path: Path, file: io.BufferedReader, offset: int) -> None:
 class _Builder:
     """Collects the runs of members with equal keys."""
 
-    def __init__(self, path: Path, modality_of: Mapping[str, str]) -> None:
-        self.path, self.modality_of = path, modality_of
+    def __init__(self, path: Path, holders: Holders) -> None:
+        self.path, self.holders = path, holders
         self.end = self.ignored = 0
         self.keys: list[str] = []
         self.offsets: list[int] = []
@@ -181,15 +158,15 @@ class _Builder:
             self._twice.append(key)
         self.ends[-1] = end
         self._endings.add(ending)
-        if ending in self.modality_of:
-            self.modalities[-1].add(self.modality_of[ending])
+        if ending in self.holders.files:
+            self.modalities[-1].add(self.holders.files[ending])
         elif ending == "json" and member.size <= _MAX_JSON:
             content = archive.extractfile(member)
-            found = _json_modalities(content.read() if content else b"")
-            if found is None:
+            data = _parsed(content.read() if content else b"")
+            if data is None:
                 self.unreadable.append(len(self.keys) - 1)
             else:
-                self.modalities[-1] |= found
+                self.modalities[-1] |= self.holders.in_json(data)
 
     def finish(self, stat: os.stat_result, sha256: str, endings: str) -> ShardIndex:
         if self._twice:
@@ -228,7 +205,7 @@ class _Builder:
             return
         bad = set(self.unreadable)
         kinds = Counter(frozenset(m) for i, m in enumerate(self.modalities) if i not in bad)
-        in_json = set(JSON_FIELDS.values())
+        in_json = set(self.holders.fields.values())
         for i in self.unreadable:
             has = self.modalities[i]
             likely = [
@@ -237,15 +214,13 @@ class _Builder:
             self.modalities[i] = set(max(likely)[1]) if likely else has
 
 
-def _json_modalities(content: bytes) -> set[str] | None:
-    """Modalities that a sample's JSON holds; None where it can't be read, a bad sample."""
+def _parsed(content: bytes) -> dict[str, Any] | None:
+    """A sample's JSON; None where it is no object, a bad sample."""
     try:
         data = json.loads(content)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(data, dict):
-        return None
-    return {m for field, m in JSON_FIELDS.items() if data.get(field)}
+    return data if isinstance(data, dict) else None
 
 
 def parse_run(data: bytes, key: str) -> dict[str, bytes]:

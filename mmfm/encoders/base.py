@@ -102,7 +102,8 @@ class Encoder(nn.Module):
     def token_valid(self, inputs: Tensor, valid: Tensor | None = None) -> Tensor:
         """[B,G] bool: the grid positions that hold real content."""
         if self.grid_length is None:
-            return torch.ones_like(inputs, dtype=torch.bool) if valid is None else valid
+            whole = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+            return whole if valid is None else valid
         shape = (inputs.shape[0], self.grid_length)
         return torch.ones(shape, dtype=torch.bool, device=inputs.device)
 

@@ -9,21 +9,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmfm.objectives.base import CachedObjective, Objective, ReadFeatures
-from mmfm.types import Batch, Features, LossTerms, Read
+from mmfm.types import IGNORE_INDEX, Batch, Features, LossTerms, Read
 
-Metric = Callable[[Any, Any], float]
+Metric = Callable[[Mapping[str, NDArray[Any]], NDArray[Any]], NDArray[Any]]
+"""(columns of `Head.predict`, targets) of n samples ▶ one number for each of them [n]."""
 
 
 class Head(nn.Module):
     """An output for one downstream task. `reads` names its inputs; `label` the field of the samples
-    it learns.
+    it learns; `metrics` what the evaluation task ``head`` judges it by, the mean over the samples
+    of each: "accuracy", or a name that ends with ``error`` or ``loss`` where lower is better.
     """
 
     reads: tuple[Read, ...] = ()
     label: str | None = None
+    metrics: Mapping[str, Metric] = {}
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:
@@ -31,11 +35,6 @@ class Head(nn.Module):
         pipeline must know of it.
         """
         return {}
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        """name ▶ function of (predictions, labels) as numpy arrays; higher is better."""
-        raise NotImplementedError
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """The counts that `loss` will return, known before any encoder runs."""
@@ -50,8 +49,15 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What a user wants of `outputs`."""
+        """What a user wants of `outputs`: ``rows`` [n], the samples, and columns of n rows."""
         raise NotImplementedError
+
+    def target(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What is right for the samples `rows` [n]: the targets [n,…], and for which of them [n]
+        bool there is one.
+        """
+        labels = batch["labels"][rows]
+        return labels, labels != IGNORE_INDEX
 
     def objective(self) -> Objective:
         """The head as an objective, for the task."""

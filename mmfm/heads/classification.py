@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmfm.heads.base import Head, Metric
@@ -39,10 +41,17 @@ class Config:
         return ClassificationHead(self, model, label_names)
 
 
+def correct(predicted: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """[n] bool: the samples whose label is predicted."""
+    return np.asarray(predicted["label"] == labels)
+
+
 class ClassificationHead(Head):
     """A linear layer on the pooled features; a sample without any of the modalities has no row to
     learn from.
     """
+
+    metrics: Mapping[str, Metric] = {"accuracy": correct}
 
     def __init__(self, config: Config, model: Model, label_names: Sequence[str]) -> None:
         super().__init__()
@@ -72,10 +81,6 @@ class ClassificationHead(Head):
         self.label_smoothing = config.label_smoothing
         nn.init.zeros_(self.classifier.weight)
         nn.init.zeros_(self.classifier.bias)
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        return {"accuracy": accuracy}
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         present = torch.zeros_like(batch["labels"], dtype=torch.bool)
@@ -117,7 +122,3 @@ class ClassificationHead(Head):
             "probability": probability,
             "rows": outputs["rows"],
         }
-
-
-def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
-    return float((predicted == labels).mean())

@@ -15,12 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfm.heads.base import Head, Metric
+from mmfm.heads.base import Head
 from mmfm.layers.position import LearnedPosition
 from mmfm.layers.transformer import TransformerConfig
 from mmfm.masking import mix_ints
@@ -121,10 +120,6 @@ class RecommendationHead(Head):
         scaled = F.normalize(pooled_ND.float(), dim=-1) * pooled_ND.shape[1] ** 0.5
         table[rows.to(table.device)] = scaled.to(table)
 
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        return {"recall_at_10": recall_at_10}
-
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         return {"next_item": (_following(batch) != IGNORE_INDEX).sum().double()}
 
@@ -186,8 +181,3 @@ def _following(batch: Batch) -> Tensor:
 
 def _buffer(modality: str) -> str:
     return f"item_{modality}"
-
-
-def recall_at_10(ranks: np.ndarray, labels: np.ndarray) -> float:
-    """Share of `ranks` [n], of the items that came next, that are at most 10."""
-    return float((ranks <= 10).mean())

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from torch import Tensor
 
-from mmfm.heads.base import CachedHeadObjective, Head, Metric
+from mmfm.heads.base import CachedHeadObjective, Head
 from mmfm.model import Model
-from mmfm.objectives._pairs import PairsConfig
 from mmfm.objectives.base import Objective
+from mmfm.objectives.base.pairs import PairsConfig
 from mmfm.objectives.contrastive import Contrastive
 from mmfm.types import Batch, Features, LossTerms, Read
 
@@ -28,16 +27,14 @@ class Config(PairsConfig):
 
 
 class RetrievalHead(Head):
-    """The embeddings of each pair, learnt by InfoNCE over the global batch."""
+    """The embeddings of each pair, learnt by InfoNCE over the global batch. The evaluation task
+    ``retrieval`` judges them.
+    """
 
     def __init__(self, config: Config, model: Model) -> None:
         super().__init__()
         self.contrastive = Contrastive(config, model)
         self.reads: tuple[Read, ...] = self.contrastive.reads
-
-    @property
-    def metrics(self) -> Mapping[str, Metric]:
-        return {"recall_at_1": recall_at_1}
 
     def objective(self) -> Objective:
         return CachedHeadObjective(self, self.contrastive)
@@ -54,8 +51,3 @@ class RetrievalHead(Head):
 
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return outputs
-
-
-def recall_at_1(similarity: np.ndarray, relevant: np.ndarray) -> float:
-    """Share of rows of `similarity` [n,m] whose highest entry is `relevant` [n,m] (bool)."""
-    return float(relevant[np.arange(len(similarity)), similarity.argmax(1)].mean())

@@ -14,13 +14,13 @@ from mmfm.encoders.base import Encoder
 from mmfm.layers.position import sincos_2d
 from mmfm.layers.transformer import Transformer
 from mmfm.model import Model
-from mmfm.objectives._masked import check_ratio, masked_read
 from mmfm.objectives.base import (
     MaskedObjective,
     ObjectiveConfig,
     ReadFeatures,
     Reconstruction,
 )
+from mmfm.objectives.base.masked import check_ratio, masked_read
 from mmfm.types import Features
 
 

@@ -22,8 +22,8 @@ from mmfm.model import Model
 from mmfm.objectives._distillation.embedding import Distance, EmbeddingDistillation
 from mmfm.objectives._distillation.feature import FeatureDistillation, Outputs
 from mmfm.objectives._distillation.logit import LogitDistillation
-from mmfm.objectives._pairs import check_pairs
 from mmfm.objectives.base import Objective, ObjectiveConfig
+from mmfm.objectives.base.pairs import check_pairs
 
 _OPTIONS = {
     "embedding": ("modality", "distance"),

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from mmfm.layers.tied import TiedLinear
 from mmfm.model import Model
-from mmfm.objectives._masked import check_ratio, masked_read
 from mmfm.objectives.base import (
     MaskedObjective,
     ObjectiveConfig,
     ReadFeatures,
     Reconstruction,
 )
+from mmfm.objectives.base.masked import check_ratio, masked_read
 from mmfm.types import Features
 
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from mmfm.layers.transformer import init_weights
 from mmfm.model import FUSED, Model
 from mmfm.negatives import having, negatives_exist, streams
-from mmfm.objectives._pairs import check_pairs
 from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
+from mmfm.objectives.base.pairs import check_pairs
 from mmfm.types import Batch, LossTerms, Read
 
 Side = tuple[str, ...]

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmfm import distributed
 from mmfm.model import Model
-from mmfm.objectives._pairs import EqualGroup, LogitScale, PairObjective, PairsConfig
+from mmfm.objectives.base.pairs import EqualGroup, LogitScale, PairObjective, PairsConfig
 
 
 @dataclass(kw_only=True)

@@ -72,9 +72,7 @@ def open_manifests(recipe: Recipe) -> dict[str, Manifest]:
     opened = {}
     for name, source in recipe.eval.sources.items():
         try:
-            opened[name] = Manifest.open(
-                source.path, source.splits, source.modalities, recipe.data.cache, recipe.data.remote
-            )
+            opened[name] = recipe.data.open(source)
         except ValueError as error:
             raise ConfigError(f"eval.sources.{name}: {error}") from None
     return opened

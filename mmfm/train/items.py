@@ -24,7 +24,13 @@ BATCH_SIZE = 64
 def open_items(items: ItemsConfig, data: DataConfig) -> Manifest:
     """The data set of the items; ConfigError where it can't be opened."""
     try:
-        return Manifest.open(items.path, items.splits, cache=data.cache, remote=data.remote)
+        return Manifest.open(
+            items.path,
+            items.splits,
+            cache=data.cache,
+            remote=data.remote,
+            transforms=data.transforms,
+        )
     except ValueError as error:
         raise ConfigError(f"head.items: {error}") from None
 

@@ -11,6 +11,7 @@ import torch
 
 from mmfm import distributed
 from mmfm.data.pipeline import Pipeline
+from mmfm.objectives.base import Objective
 from mmfm.task import Task
 from mmfm.train.recipe import Recipe
 
@@ -31,6 +32,19 @@ class Run:
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.dir)
         self.checkpoints = self.folder / "checkpoints"
+
+    def never_there(self, pipeline: Pipeline) -> list[str]:
+        """A sentence for each objective that reads what no sample of the sources has."""
+        strata = pipeline.order.strata
+        there = {m for stratum in strata for m in stratum.modality_set.split("+")}
+        lines = []
+        for name, objective in self.task.objectives.items():
+            assert isinstance(objective, Objective)
+            read = {m for r in objective.reads for m in r.modalities}
+            if read - there:
+                gone = ", ".join(sorted(read - there))
+                lines.append(f"no sample in data.sources has {gone}, which {name!r} reads")
+        return lines
 
     def pipeline(self, world_size: int, **more: Any) -> Pipeline:
         recipe = self.recipe

@@ -21,14 +21,16 @@ import webdataset
 import mmfm.data.transforms
 from mmfm.data import manifest as manifest_module
 from mmfm.data import plain_tars
+from mmfm.data.endings import modality_endings
 from mmfm.data.index import ShardIndex, cache_path, index_path, read_header
 from mmfm.data.manifest import Manifest, build_index
 from mmfm.data.order import Order
 from mmfm.data.reader import SampleReader
 from mmfm.data.strata import build_strata
-from mmfm.data.tar import modality_endings, parse_run, split_name
+from mmfm.data.tar import parse_run, split_name
 
-ENDINGS = {"image": ("png", "jpg"), "text": ("txt",), "audio": ("wav", "flac")}
+ENDINGS = {"image": ("png", "jpg"), "text": ("txt", "json:texts"), "audio": ("wav", "flac")}
+ENDINGS["history"] = ("json:history",)
 Files = list[tuple[str, bytes]]
 
 
@@ -475,7 +477,7 @@ def test_plain_tars_are_indexed_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     write_tar(tar, [("y.txt", b"1")])  # of equal size
     assert Manifest.open(tmp_path).index(0).keys == ["y"]
     # Another modality may see more in the same files.
-    monkeypatch.setattr(manifest_module, "modality_endings", lambda: {"note": ("txt",)})
+    monkeypatch.setattr(manifest_module, "modality_endings", lambda _: {"note": ("txt",)})
     assert Manifest.open(tmp_path).shards[0].modality_sets == {"note": 1}
     assert len(built) == 4
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 
 import mmfm
 from mmfm.config import ConfigError
-from mmfm.heads.classification import accuracy
 from mmfm.types import IGNORE_INDEX
 from tests import tiny
 
@@ -117,7 +116,17 @@ def test_predictions_and_metrics(tokenizer) -> None:
     assert found["rows"].tolist() == [4, 7]
     torch.testing.assert_close(found["probability"], outputs["logits"].softmax(-1))
     assert set(task.head.metrics) == {"accuracy"}
-    assert accuracy(np.array([1, 0, 2, 2]), np.array([1, 1, 2, 0])) == 0.5
+    predicted = {"label": np.array([1, 0, 2, 2])}
+    right = task.head.metrics["accuracy"](predicted, np.array([1, 1, 2, 0]))
+    assert right.tolist() == [True, False, True, False]
+
+
+def test_targets_are_the_labels_that_there_are(tokenizer) -> None:
+    task = build(tokenizer, modalities=["image"])
+    batch = {"labels": torch.tensor([2, IGNORE_INDEX, 0, 1])}
+    target, known = task.head.target(batch, torch.tensor([0, 1, 3]))
+    assert target[known].tolist() == [2, 1]
+    assert known.tolist() == [True, False, True]
 
 
 def test_a_new_head_knows_nothing(tokenizer) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 import mmfm
 from mmfm.config import ConfigError
-from mmfm.heads.retrieval import recall_at_1
 from tests import tiny
 
 PAIRS = {"pairs": [["image", "text"], ["audio+image", "text"]], "temperature": 0.2}
@@ -70,12 +68,6 @@ def test_outputs_loss_and_predictions(tokenizer) -> None:
     loss = task.head.loss(outputs, batch)
     assert loss["image_text"][0].item() == task(batch).losses["head/image_text"][0].item()
     assert task.head.predict(outputs) is outputs
-
-
-def test_recall_at_1() -> None:
-    similarity = np.array([[0.9, 0.1, 0.0], [0.2, 0.3, 0.8], [0.5, 0.6, 0.1]])
-    relevant = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0]], dtype=bool)
-    assert recall_at_1(similarity, relevant) == pytest.approx(2 / 3)
 
 
 def test_refusals(tokenizer) -> None:

@@ -107,3 +107,15 @@ def test_what_held_out_splits_share_with_each_other() -> None:
     text = shown(("group",), counter)
     assert "val: shared with other held-out splits: 1 by image\n" in text
     assert "test: shared with other held-out splits: 2 by image\n" in text
+
+
+def test_other_modalities_are_compared() -> None:
+    counter = LeakCounter()
+    counter.add("train", "a", others={"video": b"1"})
+    counter.add("test", "b", others={"video": b"1"})
+    assert counter.report(["test"])["test"]["video"] == {
+        "same_group": 0, "other_group": 1, "of": 1,
+    }  # fmt: skip
+    told = shown((), counter)
+    assert "video" in told
+    assert "1 of test by video" in told

@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
 import pytest
 
 from mmfm.data.index import ShardIndex, index_path
+from mmfm.data.manifest import Manifest
+from mmfm_prep.dataset.verify import verify
 from mmfm_prep.errors import PrepError
 from mmfm_prep.sample import Sample
 from mmfm_prep.writer import DatasetWriter, new_folder, write_json
@@ -168,3 +171,37 @@ def test_json_is_written_whole_and_holds_any_name(tmp_path: Path) -> None:
         write_json(file, {"name": b""})
     assert json.loads(file.read_bytes()) == {"name": "caf\udce9 é"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_other_modalities_are_written_and_named(tmp_path: Path) -> None:
+    held = {"video": {"gif": b"GIF"}, "price": {"json:cost": 0}}
+    samples = [sample(0, others=held), sample(1), sample(0, "val", others=held)]
+    samples.append(sample(2, others={"video": {"gif": b""}, "price": {"json:cost": []}}))
+    manifest = write(tmp_path, samples)
+    assert manifest["totals"] == {"price+text+video": 2, "text": 2}
+    assert manifest["endings"] == {"price": ["json:cost"], "video": ["gif"]}
+    write_json(tmp_path / "manifest.json", manifest)
+    opened = Manifest.open(tmp_path)
+    assert opened.read_sample(0, 0)["gif"] == b"GIF"
+    assert json.loads(opened.read_sample(0, 0)["json"])["cost"] == 0
+    assert ShardIndex.load(index_path(opened.shards[0].path)).set_names == ["price+text+video"]
+    for tar in tmp_path.glob("*.tar"):  # what an index needs stands in the manifest
+        index_path(tar).unlink()
+    again = Manifest.open(tmp_path)
+    assert again.index(0).set_names == ["price+text+video"]
+    assert again.index(1).set_names == ["text"]
+    assert verify(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"image": {"gif": b"1"}}, "'image' can't be a modality's name"),
+        ({"My video": {"gif": b"1"}}, "'My video' can't be a modality's name"),
+        ({"depth": {"png": b"1"}}, "'png' must be an ending of its own"),
+        ({"price": {"cost": 3.5}}, "'cost' must be an ending of its own"),
+    ],
+)
+def test_other_modalities_that_cant_be(others: dict, message: str) -> None:
+    with pytest.raises(PrepError, match=re.escape(message)):
+        sample(0, others=others)

@@ -186,6 +186,12 @@ def test_dry_run_shows_the_plan_and_writes_nothing(synthetic: Path, tmp_path: Pa
     assert re.search(
         r"^warning   synthetic:audio\+text: \d+ of \d+ samples \(.*never seen in 2", out, re.M
     )
+    assert "no sample" not in out
+    silent = "data.sources.synthetic.modalities=[image,text]"
+    assert cli.main([*pretrain(synthetic, run, *few, silent), "--dry-run"]) == 0
+    out = capfd.readouterr().out
+    assert "warning   no sample in data.sources has audio, which 'contrastive' reads\n" in out
+    assert "which 'sigmoid' reads" not in out
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmfm.data.endings import Endings, endings_text, modality_endings
 from mmfm.data.index import ShardIndex, find_index, index_path
 from mmfm.data.manifest import MANIFEST
 from mmfm.data.plain_tars import describes_file
-from mmfm.data.tar import build_index, endings_text, modality_endings
+from mmfm.data.tar import build_index
 from mmfm_prep.dataset.reading import read_one, worth
 from mmfm_prep.errors import PrepError
 from mmfm_prep.parallel import ALL_CORES, Execution, ordered_map
@@ -37,13 +38,14 @@ def index(
     manifest: bool = False,
     splits: Mapping[str, str] | None = None,
     licence: str = "unknown",
+    others: Endings | None = None,
     execution: Execution = ALL_CORES,
 ) -> None:
     """Index every tar in `folder` whose index is missing or of another tar; write a `manifest` of
     them, with `splits` (name ▶ pattern of file names; all tars are ``train`` without).
 
-    PrepError where there is none, one is damaged or in no split, or the folder's manifest is not
-    one of plain tars.
+    `others`: the endings of modalities that mmfm doesn't know. PrepError where there is none, one
+    is damaged or in no split, or the folder's manifest is not one of plain tars.
     """
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not tars:
@@ -52,7 +54,7 @@ def index(
     file = folder / MANIFEST
     if manifest and file.is_file() and _command(file) != _COMMAND:
         raise PrepError(f"{file} is there and not made by mmfm data index: it stays")
-    work = partial(_index, labels=manifest)
+    work = partial(_index, labels=manifest, endings=modality_endings() | dict(others or {}))
     found = ordered_map(work, tars, 1, worth(folder, execution))
     shards: list[dict[str, Any]] = []
     names: defaultdict[str, set[str]] = defaultdict(set)
@@ -74,12 +76,24 @@ def index(
         "licence": licence,
         "splits": sorted(set(by_split.values())),
         "labels": {name: sorted(values) for name, values in sorted(names.items())},
+        **({"endings": {m: list(endings) for m, endings in others.items()}} if others else {}),
         "totals": dict(sorted(totals.items())),
         "held_out": sorted(set(by_split.values()) - {TRAIN}),
         "shards": shards,
     }
     write_json(file, about)
     say(f"{file}: {sum(totals.values()):,} samples, splits {', '.join(about['splits'])}")
+
+
+def parse_endings(options: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """``["video=gif,mp4"]`` ▶ ``{"video": ("gif", "mp4")}``."""
+    found = {}
+    for option in options:
+        name, equals, endings = option.partition("=")
+        if not (name and equals and endings):
+            raise PrepError(f"--modality {option}: write NAME=ENDINGS, as in video=gif,mp4")
+        found[name] = tuple(endings.split(","))
+    return found
 
 
 def parse_splits(options: Sequence[str]) -> dict[str, str]:
@@ -107,9 +121,10 @@ def _command(file: Path) -> Any:
         return None
 
 
-def _index(tar: Path, labels: bool) -> tuple[dict[str, Any], dict[str, set[str]], bool]:
+def _index(
+    tar: Path, labels: bool, endings: Endings
+) -> tuple[dict[str, Any], dict[str, set[str]], bool]:
     """The manifest's entry of a tar, the names of its `labels`, and whether it had no index."""
-    endings = modality_endings()
     kept = find_index(tar, partial(describes_file, tar, endings_text(endings)))
     try:
         found = build_index(tar, endings) if kept is None else ShardIndex.load(kept)

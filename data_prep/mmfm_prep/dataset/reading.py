@@ -32,12 +32,13 @@ _SMALL = 64 << 20
 
 @dataclass(frozen=True)
 class Found:
-    """A sample of a dataset. `files`: ending ▶ bytes."""
+    """A sample of a dataset. `files`: ending ▶ bytes; `modality_set`: what its index says."""
 
     split: str
     shard: str
     key: str
     files: dict[str, bytes]
+    modality_set: str
 
     @cached_property
     def metadata(self) -> dict[str, Any] | None:
@@ -87,16 +88,6 @@ class Found:
     def group(self) -> str:
         return str(self.meta.get("group") or self.id)
 
-    @property
-    def modality_set(self) -> str:
-        present = {
-            "audio": self.audio,
-            "history": self.meta.get("history"),
-            "image": self.image,
-            "text": self.texts,
-        }
-        return "+".join(name for name, value in present.items() if value)
-
     def _first(self, endings: Collection[str]) -> bytes | None:
         return next((self.files[ending] for ending in endings if ending in self.files), None)
 
@@ -110,7 +101,8 @@ def read_one(file: BinaryIO, shard: str, index: ShardIndex, i: int, split: str =
     """Sample `i` of an open tar; ValueError where it is not as its index says."""
     file.seek(int(index.offsets[i]))
     key = index.key(i)
-    return Found(split, shard, key, parse_run(file.read(int(index.sizes[i])), key))
+    files = parse_run(file.read(int(index.sizes[i])), key)
+    return Found(split, shard, key, files, index.set_names[index.set_codes[i]])
 
 
 def worth(folder: Path, execution: Execution) -> Execution:
@@ -161,6 +153,7 @@ class Dataset:
                 index = self.manifest.index(number)
                 for i in range(len(index)):
                     files = self.manifest.read_sample(number, i)
-                    yield Found(split, shard.name, index.key(i), files)
+                    modality_set = index.set_names[index.set_codes[i]]
+                    yield Found(split, shard.name, index.key(i), files, modality_set)
             except ValueError as error:
                 raise PrepError(f"{error}; mmfm data verify {self.folder} says more") from None

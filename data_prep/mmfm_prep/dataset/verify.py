@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from rich.table import Column, Table
 
+from mmfm.data.endings import Endings
 from mmfm.data.index import ShardIndex, index_path
 from mmfm.data.manifest import MANIFEST, Manifest
 from mmfm.data.tar import build_index
@@ -52,8 +53,8 @@ def verify(folder: Path, *, decode: bool = True, execution: Execution = ALL_CORE
     """Print what is wrong with the dataset in `folder`; the number of problems. PrepError where
     there is none.
     """
-    entries = _entries(folder)
-    work = partial(_check_shard, folder, decode=decode)
+    entries, endings = _entries(folder)
+    work = partial(_check_shard, folder, endings=endings, decode=decode)
     results = ordered_map(work, entries, 1, worth(folder, execution))
     seen = list(track(results, "verify shards", len(entries)))
     problems = [problem for shard in seen for problem in shard.problems]
@@ -75,22 +76,26 @@ def verify(folder: Path, *, decode: bool = True, execution: Execution = ALL_CORE
     return len(problems)
 
 
-def _entries(folder: Path) -> list[dict[str, Any]]:
-    """The shards as the manifest lists them; of plain tars the names."""
+def _entries(folder: Path) -> tuple[list[dict[str, Any]], Endings | None]:
+    """The shards as the manifest lists them, and what holds which modality; of plain tars the
+    names.
+    """
     file = folder / MANIFEST
     if file.is_file():
         try:
             manifest = Manifest.from_json(file.read_bytes(), str(file), str(folder), None)
         except ValueError as error:
             raise PrepError(str(error)) from None
-        return [dataclasses.asdict(shard) for shard in manifest.shards]
+        return [dataclasses.asdict(shard) for shard in manifest.shards], manifest.endings
     tars = sorted(folder.glob("*.tar")) if folder.is_dir() else []
     if not tars:
         raise PrepError(f"{folder} is no dataset: it holds neither {MANIFEST} nor a .tar")
-    return [{"name": tar.name, "split": ALL} for tar in tars]
+    return [{"name": tar.name, "split": ALL} for tar in tars], None
 
 
-def _check_shard(folder: Path, entry: dict[str, Any], decode: bool) -> Seen:
+def _check_shard(
+    folder: Path, entry: dict[str, Any], endings: Endings | None, decode: bool
+) -> Seen:
     tar, name, seen = folder / entry["name"], entry["name"], Seen(entry["split"])
     if not tar.is_file():
         seen.problems.append(("shard is missing", name))
@@ -101,7 +106,7 @@ def _check_shard(folder: Path, entry: dict[str, Any], decode: bool) -> Seen:
     ):
         seen.problems.append(("shard has another size or sha256 than the manifest says", name))
     try:
-        index = build_index(tar)
+        index = build_index(tar, endings)
     except (ValueError, OSError) as error:
         seen.problems.append(("shard can't be read", str(error).replace(str(tar), name)))
         return seen

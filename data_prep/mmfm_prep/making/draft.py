@@ -30,7 +30,8 @@ class Draft:
 
     `place` says where it comes from (file and line), for messages. `split` is None where the
     source's `shares` decide; `time` (seconds since 1970) is for splits by time. `texts` may be
-    untidy: they are stripped and NFC-normalised, and empty ones left out.
+    untidy: they are stripped and NFC-normalised, and empty ones left out. `others`: as a `Sample`
+    has them, a file's content may be its path.
     """
 
     place: str
@@ -43,6 +44,7 @@ class Draft:
     image: Media = None
     audio: Media = None
     history: list[str] | None = None
+    others: dict[str, dict[str, Any]] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
@@ -131,6 +133,10 @@ class Recipe:
             audio=audio.data if audio else None,
             audio_ending=audio.ending if audio else "flac",
             history=draft.history,
+            others={
+                modality: {e: _read(v) if isinstance(v, Path) else v for e, v in held.items()}
+                for modality, held in draft.others.items()
+            },
             labels=draft.labels,
             source=self.source,
             licence=self.licence,

@@ -2,8 +2,8 @@
 
 Drafts are completed in chunks, each by one process into a file named after its place and a digest
 of its drafts and the recipe. A file is whole or not there, so an interrupted make finds what is
-done, and what changed since has another name. A line of JSON for each draft, then pictures and
-sounds: nothing is ever unpickled.
+done, and what changed since has another name. A line of JSON for each draft, then what its files
+hold: nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mmfm.config import to_dict
+from mmfm.data.endings import JSON
 from mmfm_prep.making.draft import Draft, LeftOut, Made, Recipe
 from mmfm_prep.sample import Sample
 
@@ -49,7 +50,8 @@ def chunks(drafts: Iterable[Draft | LeftOut], recipe: Recipe) -> Iterator[Chunk]
     for draft in drafts:
         held.append(draft)
         if isinstance(draft, Draft):
-            size += sum(len(m) for m in (draft.image, draft.audio) if isinstance(m, bytes))
+            media = (holder[name] for holder, name in _media(vars(draft)))
+            size += sum(len(value) for value in media if isinstance(value, bytes))
         if len(held) == CHUNK or size >= CHUNK_BYTES:
             yield _chunk(number, held, told)
             held, size, number = [], 0, number + 1
@@ -57,8 +59,21 @@ def chunks(drafts: Iterable[Draft | LeftOut], recipe: Recipe) -> Iterator[Chunk]
         yield _chunk(number, held, told)
 
 
+def _media(plain: dict[str, Any]) -> list[tuple[dict[str, Any], str]]:
+    """Where the contents of files stand among the fields of a draft or sample: (holder, name)."""
+    own = [(plain, "image"), (plain, "audio")]
+    others = plain["others"].values()
+    return own + [(held, e) for held in others for e in sorted(held) if not e.startswith(JSON)]
+
+
+def _fields(of: Draft | Sample) -> dict[str, Any]:
+    """Its fields, to put other things in the place of its files' contents."""
+    plain = {f.name: getattr(of, f.name) for f in dataclasses.fields(of)}
+    return plain | {"others": {modality: dict(held) for modality, held in of.others.items()}}
+
+
 def _chunk(number: int, drafts: list[Draft | LeftOut], told: str) -> Chunk:
-    plain = [dict(vars(draft)) for draft in drafts]
+    plain = [_fields(d) if isinstance(d, Draft) else dict(vars(d)) for d in drafts]
     times = [_describe(draft) for draft in plain]
     text = json.dumps([told, plain], sort_keys=True, default=repr)
     digest = hashlib.sha256(text.encode("utf-8", "surrogateescape"))
@@ -72,17 +87,17 @@ def _describe(draft: dict[str, Any]) -> list[int]:
     which tell that a file was written anew.
     """
     times = []
-    for kind in ("image", "audio"):
-        value = draft.get(kind)
+    for holder, name in _media(draft) if "others" in draft else ():
+        value = holder[name]
         if isinstance(value, bytes):
-            draft[kind] = hashlib.sha256(value).hexdigest()
+            holder[name] = hashlib.sha256(value).hexdigest()
         elif isinstance(value, Path):
             try:
                 stat = value.stat()
-                draft[kind] = [str(value), stat.st_size]
+                holder[name] = [str(value), stat.st_size]
                 times.append(stat.st_mtime_ns)
             except (OSError, ValueError):
-                draft[kind] = [str(value), None]
+                holder[name] = [str(value), None]
     return times
 
 
@@ -113,7 +128,7 @@ class Spool:
         return len(chunk.drafts)
 
     def read(self, name: str, media: bool) -> Iterator[Made | LeftOut]:
-        """What became of the drafts of a chunk; without `media` pictures and sounds are empty."""
+        """What became of the drafts of a chunk; without `media` the contents of files are empty."""
         with self._path(name).open("rb") as file:
             lines = list(itertools.takewhile(b"\n".__ne__, file))
             for line in lines:
@@ -130,15 +145,15 @@ def _completed(drafts: list[Draft | LeftOut], recipe: Recipe) -> Iterator[Made |
 
 
 def _line(made: Made | LeftOut, media: BinaryIO) -> bytes:
-    """The line of JSON of a draft; its picture and sound go to the end of `media`."""
+    """The line of JSON of a draft; the contents of its files go to the end of `media`."""
     told: dict[str, Any]
     if isinstance(made, LeftOut):
         told = {"place": made.place, "reason": made.reason}
     else:
-        sample = {f.name: getattr(made.sample, f.name) for f in dataclasses.fields(made.sample)}
-        for kind in ("image", "audio"):
-            data = sample[kind]
-            sample[kind] = len(data) if data else None
+        sample = _fields(made.sample)
+        for holder, name in _media(sample):
+            data = holder[name]
+            holder[name] = len(data) if data else None
             media.write(data or b"")
         told = {"place": made.place, "sample": sample, "time": made.time}
         told |= {"signatures": made.signatures, "counts": made.counts}
@@ -153,7 +168,7 @@ def _parsed(told: dict[str, Any], media: BinaryIO | None) -> Made | LeftOut:
     sample = told.pop("sample")
     for holder, name in ((sample, "digests"), (told, "signatures")):
         holder[name] = {kind: base64.b64decode(text) for kind, text in holder[name].items()}
-    for kind in ("image", "audio"):
-        if sample[kind] is not None:
-            sample[kind] = media.read(sample[kind]) if media else b""
+    for holder, name in _media(sample):
+        if holder[name] is not None:
+            holder[name] = media.read(holder[name]) if media else b""
     return Made(sample=Sample(**sample), **told)

@@ -123,7 +123,8 @@ class Config(FilesSource):
             except ValueError:
                 yield LeftOut(place, "tar is damaged")
                 continue
-            yield Found(split, name, index.key(i), files)
+            modality_set = index.set_names[index.set_codes[i]]
+            yield Found(split, name, index.key(i), files, modality_set)
 
     def _draft(self, number: int, found: Found) -> Draft | LeftOut:
         place = f"{found.shard}/{found.key}"

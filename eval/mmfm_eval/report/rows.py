@@ -15,7 +15,7 @@ _NAMES = {
     "ece": "calibration error",
     "median_rank": "median rank",
 }
-_LOWER_IS_BETTER = ("median_rank", "ece", "loss")
+_LOWER_IS_BETTER = ("median_rank", "ece", "loss", "error")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ def is_rank(name: str) -> bool:
 
 
 def is_loss(name: str) -> bool:
-    return name.endswith("loss")
+    """Whether it is a number from 0 on without an upper end."""
+    return name.endswith(("loss", "error"))
 
 
 def lower_is_better(name: str) -> bool:

@@ -20,11 +20,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mmfm.data.endings import Endings, endings_text
 from mmfm.data.index import IndexHeader, ShardIndex
 from mmfm.data.remote.cache import CacheConfig, Partial, ShardCache
 from mmfm.data.remote.fetch import FetchError, RemoteConfig, Traffic, fetch
 from mmfm.data.remote.urls import hide, index_url, is_http, join
-from mmfm.data.tar import Endings, build_index, endings_text
+from mmfm.data.tar import build_index
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +69,14 @@ class RemoteShards:
         files: Sequence[tuple[str, int, str]],
         cache: CacheConfig,
         remote: RemoteConfig,
+        endings: Endings | None = None,
     ) -> RemoteShards:
         """The shards (name, bytes, sha256) below the URL `folder`."""
         for name, _, sha256 in files:
             if not _SHA256.fullmatch(sha256):
                 raise ValueError(f"shard {name}: {sha256!r} is no sha256")
         shards = [RemoteShard(join(folder, name), sha, size, sha) for name, size, sha in files]
-        return cls(shards, cache, remote)
+        return cls(shards, cache, remote, endings)
 
     @classmethod
     def of_tars(

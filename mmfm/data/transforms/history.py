@@ -22,7 +22,7 @@ from mmfm.data.transforms.base import BadSample, Transform, from_spec
 from mmfm.types import IGNORE_INDEX
 
 META_KEY = "history"
-# No file holds a history, so there are no ENDINGS: `mmfm.data.tar` finds it in a sample's JSON.
+ENDINGS = (f"json:{META_KEY}",)
 
 
 @dataclass(kw_only=True)

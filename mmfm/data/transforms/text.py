@@ -19,8 +19,8 @@ from torch import Tensor
 from mmfm.data.tokenizer import Tokenizer, load_tokenizer
 from mmfm.data.transforms.base import BadSample, Transform, from_spec
 
-ENDINGS = ("txt",)
 META_KEY = "texts"
+ENDINGS = ("txt", f"json:{META_KEY}")
 
 
 @dataclass(kw_only=True)

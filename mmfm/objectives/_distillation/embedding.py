@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mmfm.model import Model
 from mmfm.objectives._distillation.teacher import Source, Teacher
-from mmfm.objectives._pairs import embedding, present, side
 from mmfm.objectives.base import Objective, ReadFeatures, zero_term
+from mmfm.objectives.base.pairs import embedding, present, side
 from mmfm.types import Batch, LossTerms
 
 Distance = Literal["cosine", "mse"]

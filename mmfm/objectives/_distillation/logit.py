@@ -13,8 +13,8 @@ from torch import Tensor
 from mmfm import distributed
 from mmfm.model import Model
 from mmfm.objectives._distillation.teacher import Source, Teacher
-from mmfm.objectives._pairs import PairObjective
 from mmfm.objectives.base import ReadFeatures
+from mmfm.objectives.base.pairs import PairObjective
 from mmfm.types import Batch
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mmfm.objectives._pairs import LogitScale
+from mmfm.objectives.base.pairs import LogitScale
 from mmfm.task import Task
 
 FEWEST_STEPS = 20

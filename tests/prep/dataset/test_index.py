@@ -77,3 +77,14 @@ def test_a_damaged_tar_is_named(tars: Path, capsys: pytest.CaptureFixture[str]) 
     (tars / "val-0.tar").write_text("no tar")
     assert main(["index", str(tars)]) == 2
     assert "val-0.tar is not an uncompressed tar" in capsys.readouterr().err
+
+
+def test_a_modality_that_mmfm_does_not_know(tmp_path: Path) -> None:
+    tar_of(tmp_path / "a.tar", {"000": {**files_of(0), "gif": b"1"}, "001": files_of(1)})
+    options = ["--manifest", "--modality", "video=gif,mp4"]
+    assert main(["index", str(tmp_path), *options]) == 0
+    about = json.loads((tmp_path / "manifest.json").read_text())
+    assert about["totals"] == {"audio+image+text": 1, "audio+image+text+video": 1}
+    assert about["endings"] == {"video": ["gif", "mp4"]}
+    assert main(["verify", str(tmp_path)]) == 0
+    assert main(["index", str(tmp_path), "--modality", "video"]) == 2

@@ -99,3 +99,27 @@ def test_a_chunk_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(RuntimeError):
         Spool(tmp_path).complete(chunk, RECIPE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_modalities_wait_too(tmp_path: Path) -> None:
+    (tmp_path / "a.gif").write_bytes(b"GIF")
+    others = {"video": {"gif": tmp_path / "a.gif"}, "depth": {"npy": b"NPY", "json:far": [1.5]}}
+    (chunk,) = chunks([draft(1, others=others)], RECIPE)
+    spool = Spool(tmp_path)
+    spool.complete(chunk, RECIPE)
+    (made,) = spool.read(chunk.name, media=True)
+    assert isinstance(made, Made)
+    assert made.sample.others == {
+        "video": {"gif": b"GIF"},
+        "depth": {"npy": b"NPY", "json:far": [1.5]},
+    }
+    assert made.sample.modality_set == "depth+video"
+    (light,) = spool.read(chunk.name, media=False)
+    assert isinstance(light, Made)
+    assert light.sample.others["video"] == {"gif": b""}
+    (other,) = chunks([draft(1, others={**others, "depth": {"npy": b"NPZ"}})], RECIPE)
+    assert other.name != chunk.name
+    (tmp_path / "a.gif").unlink()
+    (gone,) = chunks([draft(1, others=others)], RECIPE)
+    spool.complete(gone, RECIPE)
+    assert list(spool.read(gone.name, media=True)) == [LeftOut("a.csv:1", "file is missing")]

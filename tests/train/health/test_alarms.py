@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from mmfm.objectives._pairs import LogitScale
+from mmfm.objectives.base.pairs import LogitScale
 from mmfm.train.health.alarms import AlarmConfig, Alarms
 
 

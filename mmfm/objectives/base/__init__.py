@@ -2,7 +2,8 @@
 
 An objective is a module below `mmfm.objectives` with a dataclass `Config` whose `build(model)`
 returns an `Objective`. It holds only parameters of its own (a temperature, a decoder) and knows no
-trainer.
+trainer. `base.pairs` has what objectives over pairs of embeddings share, `base.masked` what those
+that predict what a mask hides share.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ class CachedObjective(Objective):
 
     def scalars(self) -> dict[str, Tensor]:
         """Values of the objective's own parameters that the loss needs, with gradient."""
-        raise NotImplementedError
+        return {}
 
     def loss(self, rows: dict[str, Tensor], scalars: dict[str, Tensor]) -> LossTerms:
         """Losses of this rank's rows against the rows of all ranks; collective."""
