@@ -9,7 +9,6 @@ from torch import Tensor
 
 from mmfm.config import ConfigError, from_dict
 from mmfm.masking import derive_seed, salt, uniform
-from mmfm.model import ENCODED
 from mmfm.task import PretrainTask, PretrainTaskConfig
 from mmfm.types import Batch, Features, Read
 from tests import tiny
@@ -30,7 +29,7 @@ def build(tokenizer: str, dropout: float = 0.0, objectives: dict | None = None, 
 
 def reference(task: PretrainTask, batch: Batch, name: str = "matching") -> dict[str, Tensor]:
     """Mean losses of a global batch: what each sample has is encoded alone, each match and each
-    mismatch fused alone.
+    mismatch fused beside those of the same modalities.
     """
     objective, found = task.objectives[name], {}
     alone = {
@@ -45,17 +44,15 @@ def reference(task: PretrainTask, batch: Batch, name: str = "matching") -> dict[
             for i in range(tiny.GLOBAL_BATCH)
             if all(any((m, i) in alone for m in s) for s in sides)
         ]
-        losses = []
+        claims = []
         for i in samples:
-            own = dict.fromkeys(pair.a + pair.b, i)
-            losses.append(F.softplus(-logit(task, objective, alone, own)))
+            claims.append((dict.fromkeys(pair.a + pair.b, i), -1.0))
             for kept, replaced in (sides, sides[::-1]):
                 j = negative(alone, batch, i, samples, kept, replaced, pair)
                 if j is not None:
-                    mixed = dict.fromkeys(kept, i) | dict.fromkeys(replaced, j)
-                    losses.append(F.softplus(logit(task, objective, alone, mixed)))
-        if losses:
-            found[pair.name] = torch.stack(losses).mean()
+                    claims.append((dict.fromkeys(kept, i) | dict.fromkeys(replaced, j), 1.0))
+        if claims:
+            found[pair.name] = claim_losses(task, objective, alone, claims).mean()
     return found
 
 
@@ -68,15 +65,28 @@ def encode_alone(task: PretrainTask, batch: Batch, m: str, row: int) -> Features
 Alone = dict[tuple[str, int], Features]
 
 
-def logit(task: PretrainTask, objective, alone: Alone, source: dict[str, int]) -> Tensor:
-    """Of the modalities m of the samples source[m], as far as they have them."""
-    parts = Features(batch_size=1)
-    for m, sample in source.items():
-        if (m, sample) in alone:
-            for key in ENCODED:
-                getattr(parts, key).update(getattr(alone[m, sample], key))
-    pooled = task.model.fuse(parts, list(parts.rows)).fused_pooled
-    return (pooled @ objective.classify.weight.T + objective.classify.bias)[0, 0]
+Claim = tuple[dict[str, int], float]
+"""Modality ▶ sample, and -1 where they belong together."""
+
+
+def claim_losses(task: PretrainTask, objective, alone: Alone, claims: list[Claim]) -> Tensor:
+    """Those whose samples have the same modalities at once."""
+    kinds: dict[tuple[str, ...], list[Claim]] = {}
+    for source, sign in claims:
+        present = tuple(m for m, sample in source.items() if (m, sample) in alone)
+        kinds.setdefault(present, []).append((source, sign))
+    losses = []
+    for present, alike in kinds.items():
+        parts = Features(batch_size=len(alike))
+        for m in present:
+            of = [alone[m, source[m]] for source, _ in alike]
+            for key in ("tokens", "valid", "pooled"):
+                getattr(parts, key)[m] = torch.cat([getattr(one, key)[m] for one in of])
+            parts.rows[m] = torch.arange(len(alike))
+        pooled = task.model.fuse(parts, list(present)).fused_pooled
+        logits = pooled @ objective.classify.weight.T + objective.classify.bias
+        losses.append(F.softplus(torch.tensor([[sign] for _, sign in alike]) * logits))
+    return torch.cat(losses)
 
 
 def direction(alone: Alone, modalities: tuple[str, ...], sample: int) -> Tensor:

@@ -73,7 +73,7 @@ ON_ONE_RANK = [
     Case(0, 2, True, "sgd"),
     Case(1, 4, True, "sgd"),
     Case(2, 2, False, "sgd"),
-    Case(3, 4, True, "sgd"),
+    Case(3, 2, True, "sgd"),
 ]
 SOME = {1: ON_ONE_RANK, 2: ON_TWO_RANKS}
 OF_AUDIO = ("masked_audio", "embedding")  # alone they have nothing to learn from without it
