@@ -45,7 +45,8 @@ def test_a_teacher_runs_once_a_micro_batch_and_is_not_saved(group, tmp_path: Pat
         batch = tiny.make_batch(step, "audio" if step == 1 else None)
         losses = trainer.step(tiny.micro_batches(batch, 0, 1, size)).losses
         assert (losses["embedding/audio"] == 0.0) == (step == 1)
-    assert len(runs) == 3 * PARTS
+    # Three objectives share it; that of the audio has none in one step.
+    assert len(runs) == (3 + 3 + 2) * PARTS
     weights = dict(state.weights_part(trainer.engine))
     assert set(weights) == set(task.state_dict())
     assert not any("teacher" in name for name in weights)

@@ -68,7 +68,7 @@ def make_pipeline(path: str, specs: Specs, world_size: int = 1, **more: Any) -> 
         "streams": 4,
         "workers": 0,
         "block_shards": 2,
-        "remote": {"retries": 2, "timeout_s": 0.5},
+        "remote": {"retries": 2, "timeout_s": 1.5},
     }
     return Pipeline(
         from_dict(DataConfig, data | more), specs, seed=1, rank=0, world_size=world_size
