@@ -128,7 +128,9 @@ class Steps:
         step = self.trainer.step_index
         self.saver.save()
         self.log.event("stop", step=step)
-        self.log.say(f"stopped after step {step}; the same command goes on from there")
+        auto = self.of.recipe.run.resume == "auto"  # a path may lead back to an older step
+        how = "the same command" if auto else "the same command with run.resume=auto"
+        self.log.say(f"stopped after step {step}; {how} goes on from there")
 
     def _check_data(self) -> None:
         """Stop on all ranks together where too many samples were bad."""
