@@ -33,7 +33,8 @@ def write(
     `tensors`: kind ▶ this rank's part of the named tensors. `write_files` adds config, assets and
     the like, on rank 0. `extra` goes into the manifest. An existing checkpoint of the step is
     replaced. CheckpointError on every rank where one of them can't write: nothing of this
-    checkpoint is left then, and the others are untouched.
+    checkpoint is left then, but a whole one where only ``latest`` could not be written; the others
+    are untouched.
     """
     final = folder / name_of(step)
     hidden = folder / f".{final.name}.partial"
