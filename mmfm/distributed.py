@@ -55,9 +55,9 @@ def init() -> None:
     gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
-        if torch.cuda.is_available():
+        if on_gpu():
             torch.cuda.set_device(local_rank())
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if on_gpu() else "gloo")
 
 
 def shutdown() -> None:
@@ -87,9 +87,16 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def on_gpu() -> bool:
+    """Whether there is a GPU, unless ``DS_ACCELERATOR=cpu`` says to leave it: hiding it is not
+    enough, since DeepSpeed's launcher shows its ranks the devices again.
+    """
+    return os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
+
+
 def device() -> torch.device:
     """This rank's device."""
-    if torch.cuda.is_available():
+    if on_gpu():
         return torch.device("cuda", local_rank() % torch.cuda.device_count())
     return torch.device("cpu")
 

@@ -114,3 +114,13 @@ def test_the_all_reduce_touches_no_other_gradient(two) -> None:
     for rank, seen in enumerate(two):
         assert seen["other"] == [1.0 + rank] * 4
         assert seen["y"] == [3.0, 3.0]
+
+
+def test_a_gpu_can_be_left_alone(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("DS_ACCELERATOR", "cuda")
+    assert distributed.device().type == "cuda"
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    assert not distributed.on_gpu()
+    assert distributed.device().type == "cpu"

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmfm import distributed
 from mmfm.data.pipeline import Pipeline
 from mmfm.objectives.base import Objective
@@ -56,6 +54,6 @@ class Run:
             world_size=world_size,
             micro_batch_size=recipe.train.micro_batch_size,
             label=self.label,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=distributed.on_gpu(),
             **more,
         )

@@ -37,9 +37,9 @@ def start_process_group() -> None:
     if not torch.distributed.is_initialized():
         for key, value in _ONE_PROCESS.items():
             os.environ.setdefault(key, value)
-        if torch.cuda.is_available():
+        if distributed.on_gpu():
             torch.cuda.set_device(distributed.device())
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        backend = "nccl" if distributed.on_gpu() else "gloo"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 

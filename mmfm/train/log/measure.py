@@ -105,7 +105,7 @@ def peak_memory() -> int:
     """The most bytes that this process has held so far: of the GPU's memory, without one of main
     memory.
     """
-    if torch.cuda.is_available():
+    if distributed.on_gpu():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
