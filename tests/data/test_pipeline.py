@@ -22,7 +22,7 @@ from mmfm.types import IGNORE_INDEX, Batch, Label
 from tests.data.make_shards import Files, png, tri_modal_shards, write_set
 
 Specs = dict[str, dict[str, Any]]
-COLOURS = Label(*("colour", ["red", "blue"]))
+COLOURS = Label("colour", ["red", "blue"])
 SEEDED = {
     "image": {"type": "image", "crop_scale": [0.3, 1.0], "flip": 0.5},
     "audio": {"type": "audio", "random_crop": True, "gain_db": 6.0},
