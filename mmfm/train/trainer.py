@@ -50,7 +50,8 @@ class KeepBest:
 
 @dataclass(kw_only=True)
 class TrainConfig:
-    """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
+    """`epochs`: in place of `max_steps`, how often the run goes through its samples; see
+    `mmfm.train.epochs`. `micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
     on when there is more than one micro-batch and an objective that compares all samples; false
     needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
     `log_norms`: gradient norms and sizes of activations by part in metrics.jsonl. `stall_s`: a run
@@ -59,6 +60,7 @@ class TrainConfig:
     """
 
     max_steps: int = 1000
+    epochs: float | None = None
     micro_batch_size: int | None = None
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Precision = "fp32"
