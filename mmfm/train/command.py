@@ -145,7 +145,7 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         if count:
             lines.append(f"  {source}: {count} samples have no known modality and are left out")
     lines += _mixture(pipeline.order, recipe.train.max_steps)
-    lines += [f"warning   {line}" for line in run.never_there(pipeline)]
+    lines += [f"warning   {line}" for line in run.warnings(pipeline)]
     lines.append("deepspeed " + json.dumps(engine))
     return "\n".join(lines)
 

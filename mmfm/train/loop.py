@@ -93,7 +93,7 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         _tell_settings(run)
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
-        for line in run.never_there(pipeline):
+        for line in run.warnings(pipeline):
             log.say(f"warning: {line}")
         _tell_start(run, found, evaluation, log)
         saver = Saver(run, trainer, pipeline, None if found is None else found.step)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import Component, ConfigError, from_dict, read_yaml
 from mmfm.data.pipeline import DataConfig
+from mmfm.data.subset import SubsetConfig
 from mmfm.task import FinetuneTaskConfig, PretrainTaskConfig
 from mmfm.train.epochs import resolve_epochs
 from mmfm.train.optim import OptimConfig
@@ -37,11 +38,14 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class EvalSource:
-    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities."""
+    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities; and
+    which part of it, as `mmfm.data.subset` draws it.
+    """
 
     path: str
     splits: list[str] | None = None
     modalities: list[str] | None = None
+    subset: SubsetConfig | None = None
 
 
 @dataclass(kw_only=True)

@@ -51,12 +51,13 @@ class KeepBest:
 @dataclass(kw_only=True)
 class TrainConfig:
     """`epochs`: in place of `max_steps`, how often the run goes through its samples; see
-    `mmfm.train.epochs`. `micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
-    on when there is more than one micro-batch and an objective that compares all samples; false
-    needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
-    `log_norms`: gradient norms and sizes of activations by part in metrics.jsonl. `stall_s`: a run
-    that stands still for so many seconds tells where, and ends after as many again (0: never).
-    `recompute_activations`: less memory for about a third more time, the same gradients.
+    `mmfm.train.epochs`. `micro_batch_size`: samples a rank a forward, null = its whole share.
+    `grad_cache`: "auto" is on when there is more than one micro-batch and an objective that
+    compares all samples; false needs `micro_batch_negatives` then, by which each micro-batch is
+    compared within itself only. `log_norms`: gradient norms and sizes of activations by part in
+    metrics.jsonl. `stall_s`: a run that stands still for so many seconds tells where, and ends
+    after as many again (0: never). `recompute_activations`: less memory for about a third more
+    time, the same gradients.
     """
 
     max_steps: int = 1000
