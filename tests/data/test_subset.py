@@ -132,11 +132,11 @@ def test_folds_hold_each_label_equally_often(folder: Path) -> None:
 
 
 def test_a_large_group_moves_no_other_label(tmp_path: Path) -> None:
-    large = [sample(n, "red", "large") for n in range(10)]
-    small = [sample(n, "blue", str(n)) for n in range(10, 18)]
+    large = [sample(n, "red", "large") for n in range(6)]
+    small = [sample(n, "blue", str(n)) for n in range(6, 14)]
     folder = write_set(tmp_path, [large + small])
     out = inside(part(folder, folds=2, part="held_out", label="colour"))
-    assert sum(n >= 10 for n in out) == 4
+    assert sum(n >= 6 for n in out) == 4
 
 
 def test_the_seed_draws_the_folds(folder: Path) -> None:
