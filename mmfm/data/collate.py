@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmfm.data.decode import Sample
 from mmfm.data.feature_cache import CachedOutput
+from mmfm.data.labels import collate_labels
 from mmfm.data.transforms.base import Transform
 from mmfm.types import Batch
 
@@ -28,7 +29,7 @@ def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> B
     labels = [s.label for s in samples if s.label is not None]
     if labels:
         assert len(labels) == len(samples)
-        batch["labels"] = _int64(labels)
+        batch["labels"] = collate_labels(labels)
     for modality, transform in transforms.items():
         rows = [i for i, s in enumerate(samples) if modality in s.inputs or modality in s.cached]
         if not rows:
