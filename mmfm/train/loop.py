@@ -12,6 +12,7 @@ from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_text
 from mmfm.predictor import Predictor
+from mmfm.train.best import Patience
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
@@ -79,8 +80,11 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     )
     stop = StopSignals(tell=distributed.is_main())
     steps = together(iter(pipeline), stop)
+    start = 0 if found is None else found.step
+    patience = Patience(recipe.train.patience, recipe.train.keep_best, run.folder, start)
+    done = start >= recipe.train.max_steps or patience.over
     if found is not None:
-        if found.step < recipe.train.max_steps:
+        if not done:
             steps = restored(trainer, found, steps)
         trainer.step_index = found.step
     trackers = []
@@ -93,11 +97,11 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         _tell_settings(run)
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
-        for line in run.never_there(pipeline):
+        for line in run.warnings(pipeline):
             log.say(f"warning: {line}")
-        _tell_start(run, found, evaluation, log)
+        _tell_start(run, found, done, evaluation, log)
         saver = Saver(run, trainer, pipeline, None if found is None else found.step)
-        ending = Steps(run, trainer, pipeline, steps, evaluation, saver, log).run(stop)
+        ending = Steps(run, trainer, pipeline, steps, evaluation, saver, patience, log).run(stop)
     finally:
         log.close()
     if ending == "thaws":
@@ -113,11 +117,13 @@ def _tell_settings(run: Run) -> None:
         write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
 
 
-def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log: RunLog) -> None:
+def _tell_start(
+    run: Run, found: Checkpoint | None, done: bool, evaluation: Evaluation, log: RunLog
+) -> None:
     if found is None:
         if run.evaluate_first:
             evaluation.run(0)
-    elif found.step < run.recipe.train.max_steps:
+    elif not done:
         log.event("resume", step=found.step)
         log.say(f"continuing from {found.path.name} at step {found.step}")
     else:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import Component, ConfigError, from_dict, read_yaml
 from mmfm.data.pipeline import DataConfig
+from mmfm.data.subset import SubsetConfig
 from mmfm.task import FinetuneTaskConfig, PretrainTaskConfig
+from mmfm.train.epochs import resolve_epochs
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig
 
@@ -36,11 +38,14 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class EvalSource:
-    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities."""
+    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities; and
+    which part of it, as `mmfm.data.subset` draws it.
+    """
 
     path: str
     splits: list[str] | None = None
     modalities: list[str] | None = None
+    subset: SubsetConfig | None = None
 
 
 @dataclass(kw_only=True)
@@ -109,7 +114,9 @@ class FinetuneConfig(Recipe, FinetuneTaskConfig):
 
 
 def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    return from_dict(PretrainConfig, read_yaml(path, overrides))
+    raw = read_yaml(path, overrides)
+    resolve_epochs(raw)
+    return from_dict(PretrainConfig, raw)
 
 
 def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -133,6 +140,7 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
             data["transforms"] = merge(inherited, data.get("transforms") or {})
     elif "model" not in raw:
         raise ConfigError("name a checkpoint as init, or describe a model")
+    resolve_epochs(raw)
     return from_dict(FinetuneConfig, raw)
 
 

@@ -14,6 +14,7 @@ from mmfm.data.loading import WorkerDiedError
 from mmfm.data.pipeline import Pipeline
 from mmfm.data.quarantine import check_bad_share
 from mmfm.files import write_json
+from mmfm.train.best import Patience
 from mmfm.train.engine.pieces import averaged_weights
 from mmfm.train.evaluation import Evaluation
 from mmfm.train.health.activations import ActivationNorms
@@ -45,6 +46,7 @@ class Steps:
     batches: Iterator[list[Batch]]
     evaluation: Evaluation
     saver: Saver
+    patience: Patience
     log: RunLog
     clock: Clock = field(init=False)
 
@@ -60,7 +62,7 @@ class Steps:
     def run(self, stop: StopSignals) -> Ending:
         """Where it ended; unless that is the last step, its checkpoint is written."""
         with stop, Watchdog(self.of.folder, self.config.stall_s) as watchdog:
-            while self.trainer.step_index < self.config.max_steps:
+            while self.trainer.step_index < self.config.max_steps and not self.patience.over:
                 watchdog.step = self.trainer.step_index
                 self.clock.start()
                 micro_batches = next(self.batches, None)
@@ -68,7 +70,11 @@ class Steps:
                     self._stop()
                     return "stopped"
                 self._step(micro_batches)
-                if self.trainer.step_index == self.thaw and self.thaw < self.config.max_steps:
+                if self.trainer.step_index >= self.config.max_steps:
+                    break
+                if self.patience.over:
+                    self._stop_early()
+                elif self.trainer.step_index == self.thaw:
                     self.saver.save()
                     return "thaws"
         return "done"
@@ -97,6 +103,7 @@ class Steps:
             with averaged_weights(self.trainer.engine) if averaged else nullcontext():
                 scores = self.evaluation.run(step)
             self.saver.keep_best(scores)
+            self.patience.add(scores)
         if saves:
             self.saver.save()
 
@@ -131,6 +138,15 @@ class Steps:
         auto = self.of.recipe.run.resume == "auto"  # a path may lead back to an older step
         how = "the same command" if auto else "the same command with run.resume=auto"
         self.log.say(f"stopped after step {step}; {how} goes on from there")
+
+    def _stop_early(self) -> None:
+        step, patience = self.trainer.step_index, self.patience
+        self.saver.save()
+        self.log.event("early_stop", step=step, best=patience.best)
+        self.log.say(
+            f"done after step {step}: the last {patience.without} evaluations are no better than "
+            f"{patience.best}"
+        )
 
     def _check_data(self) -> None:
         """Stop on all ranks together where too many samples were bad."""
