@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mmfm import checkpoint, distributed
 from mmfm.config import ConfigError, dump, nearest, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.train.engine import state
+from mmfm.train.mining import FILE
 from mmfm.train.recipe import Recipe
 from mmfm.train.run import Run
 from mmfm.train.trainer import Trainer
@@ -115,3 +117,5 @@ class Saver:
             json.dumps(preprocessing, indent=1, ensure_ascii=False), encoding="utf-8"
         )
         run.task.model.save_assets(folder / "assets")
+        if self.pipeline.negatives is not None:
+            shutil.copyfile(self.pipeline.negatives.path, folder / FILE)
