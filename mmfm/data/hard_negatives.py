@@ -95,7 +95,6 @@ class NegativeTable:
     ) -> None:
         """`candidates`: [all samples,n] for each direction, -1 where there are none."""
         told = {**settings, "directions": [[list(d.query), list(d.key)] for d in candidates]}
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         save_file(
             {d.name: c for d, c in candidates.items()}, partial, {_SETTINGS: json.dumps(told)}
@@ -104,7 +103,7 @@ class NegativeTable:
 
     def candidates(self, direction: Direction, number: int) -> list[int]:
         if self._file is None:
-            self._file = safe_open(self.path, framework="np").__enter__()
+            self._file = safe_open(self.path, framework="np")
         row = self._file.get_slice(direction.name)[number : number + 1][0]
         return [int(n) for n in row if n >= 0]
 

@@ -21,7 +21,6 @@ from mmfm import distributed
 from mmfm.model import Model
 from mmfm.objectives.base.pairs import EqualGroup, LogitScale, PairObjective, PairsConfig
 
-
 More = tuple[Tensor, Tensor]
 """Further negatives of one side: embeddings [K,E] and their groups [K]."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,6 +84,8 @@ def negatives_of(
     path, step = run.folder / FILE, 0 if found is None else found.step
     directions = [d for a, b in head.contrastive.pairs for d in _both_ways(a, b)]
     kept = None if found is None else _kept(found, config, directions)
+    if distributed.is_main():
+        run.folder.mkdir(parents=True, exist_ok=True)
     if kept is not None:
         if distributed.is_main():
             shutil.copyfile(kept.path, path)
@@ -205,6 +206,8 @@ def _search(query: _Side, key: _Side, config: HardNegativesConfig, seed: int) ->
     side are the sample's own.
     """
     both, at_query, at_key = np.intersect1d(query.number, key.number, return_indices=True)
+    if not len(both):
+        raise ConfigError("head.pairs: no training sample has both sides of a pair")
     codes = key.code[at_key]
     parts = []
     for code in np.unique(codes):
@@ -220,8 +223,6 @@ def _search(query: _Side, key: _Side, config: HardNegativesConfig, seed: int) ->
             seed=seed,
         )
         parts.append(found.named(query.number[of_query], key.number[of_key]))
-    if not len(both):
-        raise ConfigError("head.pairs: no training sample has both sides of a pair")
     return Nearest.together(parts)
 
 
