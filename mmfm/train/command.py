@@ -55,7 +55,7 @@ def main(
                 print(text)
             return 0
         start_process_group()
-        while (ending := train(run, found)) == "thaws":
+        while (ending := train(run, found)) in ("thaws", "mines"):
             run, found = _go_on(prepare(args.config, args.overrides))
         if ending == "done" and after is not None and distributed.is_main():
             after(run)
