@@ -19,6 +19,7 @@ from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.run import Run
+from mmfm.train.targets import settle_head
 from mmfm.types import Label, LabelKind
 from mmfm.weights import load_model
 
@@ -35,6 +36,7 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     """
     recipe = load_finetune(config, overrides)
     label = find_label(recipe)
+    settle_head(recipe, label)
     if recipe.freeze != "none":
         # In the recipe, so that the checkpoint says it too.
         for encoder in recipe.model.encoders.values():
