@@ -25,6 +25,8 @@ from mmfm.config import ConfigError, component, from_dict
 from mmfm.data.decode import TRANSFORMS, build_transforms
 from mmfm.heads.base import Head
 from mmfm.heads.recommendation import RecommendationHead
+from mmfm.layers.lora import is_wrapped, of_lora
+from mmfm.lora import all_parts
 from mmfm.masked_losses import Baseline, Context, MaskedLosses, losses_by_context
 from mmfm.model import FUSED, Model
 from mmfm.next_item import Ranked, next_items, rank_held_out
@@ -375,7 +377,7 @@ def build(
     objectives that only training needs.
     """
     if "head" in raw:
-        parts = {key: raw[key] for key in ("model", "head") if key in raw}
+        parts = {key: raw[key] for key in ("model", "head", "lora") if key in raw}
         return FinetuneTask.build(from_dict(FinetuneTaskConfig, parts), label_names, assets)
     parts = {key: raw[key] for key in ("model", "objectives") if key in raw}
     return PretrainTask.build(from_dict(PretrainTaskConfig, parts), assets, for_use)
@@ -384,16 +386,17 @@ def build(
 def untrained(predictor: Predictor, seed: int) -> Predictor:
     """The same network with the weights that training would start from, drawn anew by `seed`.
 
-    A frozen encoder keeps its weights. One that was pretrained elsewhere and then trained along
-    starts at random here, not where training started.
+    A frozen encoder keeps its weights, and so does what LoRA is put beside. An encoder that was
+    pretrained elsewhere and then trained along starts at random here, not where training started.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         label_names = predictor.label[1] if predictor.label else ()
         task = build(predictor.config, label_names, predictor.assets, for_use=True)
-    for modality, encoder in predictor.model.encoders.items():
-        if predictor.model.encoder(modality).frozen:
-            task.model.encoders[modality].load_state_dict(encoder.state_dict())
+    for name, part in all_parts(predictor.model).items():
+        if is_wrapped(part) or getattr(part, "frozen", False):
+            kept = {n: t for n, t in part.state_dict().items() if not of_lora(n)}
+            all_parts(task.model)[name].load_state_dict(kept, strict=False)
     task.to(predictor.device).eval()
     return Predictor(
         task,

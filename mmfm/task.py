@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
+from mmfm.lora import LoraConfig, add_lora
 from mmfm.masking import derive_seed, draw_mask, mix_ints, salt
 from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.negatives import mismatched
@@ -61,6 +62,7 @@ class FinetuneTaskConfig:
 
     model: ModelConfig
     head: Annotated[Any, Component("mmfm.heads")]
+    lora: LoraConfig | None = None
 
 
 class Task(nn.Module):
@@ -301,6 +303,11 @@ class FinetuneTask(Task):
     ) -> FinetuneTask:
         """The task of a recipe with the label names that its data has."""
         model = config.model.build(assets)
+        if config.lora is not None:
+            try:
+                add_lora(model, config.lora)
+            except ValueError as error:
+                raise ConfigError(f"lora: {error}") from None
         try:
             head: Head = config.head.build(model, label_names)
         except ValueError as error:

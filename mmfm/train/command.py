@@ -130,6 +130,7 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         f"batch     {size} = {world_size} ranks × {parts} micro-batches × {micro}; grad_cache "
         f"{'on' if cached else 'off'}",
         *_parameters(run),
+        *run.notes,
         f"{'stratum':<42}samples  weight        a step  comes every  epochs/1000",
     ]
     for share in pipeline.order.composition():

@@ -13,6 +13,7 @@ import torch
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
+from mmfm.lora import described
 from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
 from mmfm.train.items import check_histories, encode_items, item_ids
@@ -50,7 +51,8 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     begin = None
     if isinstance(task.head, RecommendationHead):
         begin = partial(encode_items, task, recipe)
-    return Run(recipe, task, label, evaluate_first=True, begin=begin)
+    notes = [f"lora      {line}" for line in described(task.model)]
+    return Run(recipe, task, label, evaluate_first=True, begin=begin, notes=notes)
 
 
 def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:

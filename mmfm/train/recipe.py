@@ -107,6 +107,13 @@ class FinetuneConfig(Recipe, FinetuneTaskConfig):
     init: str | None = None
     freeze: Literal["none", "encoders", "model"] = "none"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lora is not None and self.freeze == "model":
+            raise ConfigError(
+                "freeze = model trains the head only, but lora is for the model: leave one out"
+            )
+
 
 def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
     return from_dict(PretrainConfig, read_yaml(path, overrides))
