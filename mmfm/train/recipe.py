@@ -88,6 +88,7 @@ class PretrainConfig(Recipe, PretrainTaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_start(self.optim, self.init)
         for name, objective in self.objectives.items():
             if objective.start_step >= self.train.max_steps:
                 raise ValueError(
@@ -109,10 +110,18 @@ class FinetuneConfig(Recipe, FinetuneTaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_start(self.optim, self.init)
         if self.lora is not None and self.freeze == "model":
             raise ConfigError(
                 "freeze = model trains the head only, but lora is for the model: leave one out"
             )
+
+
+def _check_start(optim: OptimConfig, init: str | None) -> None:
+    if optim.l2_sp and init is None:
+        raise ConfigError(
+            "optim.l2_sp draws weights to those of a pretrained model: name its checkpoint as init"
+        )
 
 
 def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:

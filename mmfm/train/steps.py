@@ -23,6 +23,7 @@ from mmfm.train.health.watchdog import Watchdog
 from mmfm.train.log import RunLog
 from mmfm.train.log.flops import FlopCounter, peak_flops
 from mmfm.train.log.measure import Clock, count_tokens, metrics_row
+from mmfm.train.optim import frozen_until
 from mmfm.train.optim.groups import next_thaw
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver
@@ -51,7 +52,7 @@ class Steps:
     def __post_init__(self) -> None:
         recipe, device = self.of.recipe, self.trainer.engine.device
         self.config, self.ema = recipe.train, recipe.optim.ema
-        self.thaw = next_thaw(recipe.optim.freeze, self.trainer.step_index)
+        self.thaw = next_thaw(frozen_until(self.of.task, recipe.optim), self.trainer.step_index)
         self.alarms = Alarms(self.config.alarms, self.of.task)
         self.clock = Clock(recipe.data.global_batch_size)
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
