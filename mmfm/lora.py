@@ -59,7 +59,7 @@ def add_lora(model: Model, config: LoraConfig) -> None:
     fitting: set[str] = set()
     there: list[str] = []
     for name, part in _parts(model, config.parts):
-        layers = {n: layer for n, layer in part.named_modules() if can_wrap(layer)}
+        layers = can_wrap(part)
         there += layers
         if config.targets is None:
             chosen = _in_blocks(part, layers)

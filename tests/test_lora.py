@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 import yaml
 from torch import Tensor
@@ -15,7 +16,7 @@ import mmfm
 from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError, from_dict
-from mmfm.layers.lora import merged, of_lora
+from mmfm.layers.lora import can_wrap, merged, of_lora, wrap
 from mmfm.lora import described
 from mmfm.predictor import untrained
 from mmfm.task import FinetuneTask, FinetuneTaskConfig
@@ -247,6 +248,19 @@ def test_timm_layers_and_their_sums(tokenizer: str, name: str, layers: str) -> N
     plain.load_state_dict(merged(image.state_dict(), ALPHA / RANK))
     torch.testing.assert_close(plain(pictures.double())[1], want, rtol=1e-9, atol=1e-9)
     assert (before - want).abs().max() > 1e-3
+
+
+def test_layers_that_are_never_called_get_none() -> None:
+    """Of BEiT and EVA the attention takes the weight out of ``qkv``; its bias is its own."""
+    for name in ("beit_base_patch16_224", "vit_base_patch16_224"):
+        sizes = {"embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 32}
+        model = timm.create_model(name, num_classes=0, **sizes)
+        layers = [layer for layer in can_wrap(model) if layer.startswith("blocks.")]
+        wrap(model, layers, RANK, ALPHA)
+        model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+        b = {n: p for n, p in model.named_parameters() if n.endswith("lora_B.default.weight")}
+        assert len(b) == (3 if "beit" in name else 4)
+        assert all(p.grad is not None for p in b.values())
 
 
 # ------------------------------------------------------------------------------ errors

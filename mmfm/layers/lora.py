@@ -16,11 +16,21 @@ from torch import Tensor, nn
 _BASE, _A, _B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-def can_wrap(layer: nn.Module) -> bool:
-    """Whether `layer` multiplies with a matrix: a linear layer, or an ungrouped 1×1 convolution."""
-    if isinstance(layer, nn.Conv2d):
-        return layer.kernel_size == (1, 1) and layer.groups == 1
-    return isinstance(layer, nn.Linear)
+def can_wrap(module: nn.Module) -> list[str]:
+    """The layers of `module` that multiply with a matrix: linear ones and ungrouped 1×1
+    convolutions.
+
+    Where timm's attention has biases of its own (BEiT, EVA), it takes the weight out of ``qkv``
+    without calling that: LoRA would do nothing there.
+    """
+    names = []
+    for name, layer in module.named_modules():
+        point = isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1
+        parent, _, own = name.rpartition(".")
+        called = own != "qkv" or getattr(module.get_submodule(parent), "q_bias", None) is None
+        if called and (point or isinstance(layer, nn.Linear)):
+            names.append(name)
+    return names
 
 
 def wrap(
