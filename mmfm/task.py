@@ -24,6 +24,7 @@ from mmfm.masking import derive_seed, draw_mask, mix_ints, salt
 from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
+from mmfm.teaching import TeacherConfig, kind_of, teacher_objectives
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
 OF_ROWS = ("mask", "tokens", "tokens_mask", "pooled")
@@ -63,6 +64,7 @@ class FinetuneTaskConfig:
     model: ModelConfig
     head: Annotated[Any, Component("mmfm.heads")]
     lora: LoraConfig | None = None
+    teacher: TeacherConfig | None = None
 
 
 class Task(nn.Module):
@@ -295,7 +297,7 @@ class PretrainTask(Task):
 
 
 class FinetuneTask(Task):
-    """A model and a head; the head's loss is the one objective."""
+    """A model and a head, whose loss is the one objective but for those of a teacher."""
 
     @classmethod
     def build(
@@ -312,7 +314,14 @@ class FinetuneTask(Task):
             head: Head = config.head.build(model, label_names)
         except ValueError as error:
             raise ConfigError(f"head: {error}") from None
-        return cls(model, {"head": (head.objective(), getattr(config.head, "weight", 1.0))})
+        objectives = {"head": (head.objective(), getattr(config.head, "weight", 1.0))}
+        if config.teacher is not None:
+            try:
+                kind = kind_of(config.head)
+                objectives |= teacher_objectives(config.teacher, model, head, kind)
+            except ValueError as error:
+                raise ConfigError(f"teacher: {error}") from None
+        return cls(model, objectives)
 
     @property
     def head(self) -> Head:

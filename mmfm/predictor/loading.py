@@ -16,6 +16,7 @@ from mmfm.layers.lora import is_wrapped, of_lora
 from mmfm.lora import all_parts
 from mmfm.predictor.core import Predictor
 from mmfm.task import FinetuneTask, FinetuneTaskConfig, PretrainTask, PretrainTaskConfig, Task
+from mmfm.teaching import taught_names
 from mmfm.types import Label
 
 
@@ -34,9 +35,8 @@ def load(
     label = Label(*stored) if stored else None
     names = label.names if label else ()
     task = build(raw, label_names=names, assets=checkpoint.assets, for_use=True)
-    left_out = tuple(
-        f"objectives.{name}." for name in raw.get("objectives", {}) if name not in task.objectives
-    )
+    trained = [*raw.get("objectives", {}), *taught_names(task.model)]
+    left_out = tuple(f"objectives.{name}." for name in trained if name not in task.objectives)
     found = {
         name: tensor
         for name, tensor in checkpoint.weights(weights).items()
@@ -76,10 +76,11 @@ def build(
 ) -> Task:
     """The task of a recipe given as a plain mapping: with ``objectives`` a `PretrainTask`, with
     ``head`` a `FinetuneTask`; its other sections are not looked at. `for_use`: without the
-    objectives that only training needs.
+    objectives, and the teacher, that only training needs.
     """
     if "head" in raw:
-        parts = {key: raw[key] for key in ("model", "head", "lora") if key in raw}
+        keys = ("model", "head", "lora", *(() if for_use else ("teacher",)))
+        parts = {key: raw[key] for key in keys if key in raw}
         return FinetuneTask.build(from_dict(FinetuneTaskConfig, parts), label_names, assets)
     parts = {key: raw[key] for key in ("model", "objectives") if key in raw}
     return PretrainTask.build(from_dict(PretrainTaskConfig, parts), assets, for_use)

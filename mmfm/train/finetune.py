@@ -15,13 +15,14 @@ from mmfm.config import ConfigError
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.lora import described
 from mmfm.task import FinetuneTask
+from mmfm.teaching import kind_of
 from mmfm.train.command import main as run_command
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.refit import HeadBefore, head_before, join_replay, take_head
 from mmfm.train.run import Run
-from mmfm.types import Label, LabelKind
+from mmfm.types import Label
 from mmfm.weights import load_model
 
 
@@ -71,7 +72,7 @@ def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | Non
     field = getattr(recipe.head, "label", None)
     if field is None:
         return None
-    kind: LabelKind = getattr(recipe.head, "label_kind", "class")
+    kind = kind_of(recipe.head)
     if kind == "number":
         return Label(field, [], kind)
     names: set[str] = set()
