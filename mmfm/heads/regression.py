@@ -100,8 +100,9 @@ class RegressionHead(PooledHead):
         super().__init__(model, config.modalities, steps, config.dropout)
         self.label, self.order = config.label, config.order
         self.kind, self.delta = config.loss, config.delta
-        mean, deviation = config.mean or 0.0, config.deviation or 1.0
-        self.mean, self.deviation = mean, deviation
+        # With the weights: a head that goes on from another one keeps that one's units.
+        self.register_buffer("mean", torch.tensor([config.mean or 0.0]))
+        self.register_buffer("deviation", torch.tensor([config.deviation or 1.0]))
         if config.order is not None:
             unknown = sorted(set(label_names) - set(config.order))
             if unknown:
@@ -113,6 +114,8 @@ class RegressionHead(PooledHead):
             self.register_buffer("level_of", levels, persistent=False)
 
     level_of: Tensor
+    mean: Tensor
+    deviation: Tensor
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         _, known = self.target(batch, self.rows(batch))

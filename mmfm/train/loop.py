@@ -17,8 +17,8 @@ from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
 from mmfm.train.mining import negatives_of, tell_negatives
-from mmfm.train.optim import groups_of, maker
-from mmfm.train.optim.groups import freeze_parts
+from mmfm.train.optim import frozen_until, groups_of, maker
+from mmfm.train.optim.groups import check_freeze, freeze_parts
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver, check_keep_best
@@ -34,7 +34,9 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
         check_resume(found, pipeline)
         load_task(run.task, found)
     recipe = run.recipe
-    freeze_parts(run.task, recipe.optim.freeze, 0 if found is None else found.step)
+    check_freeze(run.task, recipe.optim.freeze)
+    until = frozen_until(run.task, recipe.optim)
+    freeze_parts(run.task, until, 0 if found is None else found.step)
     groups_of(run.task, recipe.optim)
     maker(recipe.optim)
     checkpoint.check_writable(run.folder)
@@ -128,6 +130,8 @@ def _tell_start(
     run: Run, found: Checkpoint | None, done: bool, evaluation: Evaluation, log: RunLog
 ) -> None:
     if found is None:
+        for line in run.notes:
+            log.say(line)
         if run.evaluate_first:
             evaluation.run(0)
     elif not done:

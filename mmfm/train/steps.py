@@ -25,6 +25,7 @@ from mmfm.train.log import RunLog
 from mmfm.train.log.flops import FlopCounter, peak_flops
 from mmfm.train.log.measure import Clock, count_tokens, metrics_row
 from mmfm.train.mining import next_mining
+from mmfm.train.optim import frozen_until
 from mmfm.train.optim.groups import next_thaw
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver
@@ -54,7 +55,7 @@ class Steps:
     def __post_init__(self) -> None:
         recipe, device = self.of.recipe, self.trainer.engine.device
         self.config, self.ema = recipe.train, recipe.optim.ema
-        self.thaw = next_thaw(recipe.optim.freeze, self.trainer.step_index)
+        self.thaw = next_thaw(frozen_until(self.of.task, recipe.optim), self.trainer.step_index)
         self.mining = next_mining(self.of.task, self.trainer.step_index)
         self.alarms = Alarms(self.config.alarms, self.of.task)
         self.clock = Clock(recipe.data.global_batch_size)
