@@ -83,11 +83,13 @@ def subset_of(manifest: Manifest, config: SubsetConfig) -> Manifest:
 
 
 def _draw(manifest: Manifest, config: SubsetConfig) -> tuple[Mask, list[str]]:
-    facts, usable = read_facts(manifest), _with_modality(manifest)
+    facts = read_facts(manifest)
+    has_some = [manifest.index(number).has_some() for number in range(len(manifest.shards))]
+    usable = np.concatenate([np.zeros(0, np.bool_), *has_some])
     if config.label is not None:
         _check_label(manifest, facts, config.label)
     values = None if config.label is None else facts.values(config.label)
-    inside, notes = np.ones(len(usable), np.bool_), []
+    inside, notes = np.ones(len(usable), np.bool_), list[str]()
     held_out = config.part == "held_out"
     if config.folds is not None:
         fold = _folds(facts.groups, values, config.folds, config.seed)
@@ -103,7 +105,7 @@ def _draw(manifest: Manifest, config: SubsetConfig) -> tuple[Mask, list[str]]:
         elif config.share is not None:
             drawn = inside & _share(facts.groups, values, inside, config.share, config.seed)
         if held_out:
-            taken = {facts.groups[i] for i in np.flatnonzero(drawn)}
+            taken = {facts.groups[i] for i in np.flatnonzero(drawn).tolist()}
             drawn = inside & np.array([group not in taken for group in facts.groups], np.bool_)
         inside = drawn
     if not (inside & usable).any():
@@ -112,17 +114,6 @@ def _draw(manifest: Manifest, config: SubsetConfig) -> tuple[Mask, list[str]]:
             f"{len(set(facts.groups))} groups in all"
         )
     return inside, notes
-
-
-def _with_modality(manifest: Manifest) -> Mask:
-    parts = [np.zeros(0, np.bool_)]
-    for number in range(len(manifest.shards)):
-        index = manifest.index(number)
-        has = np.zeros(len(index), np.bool_)
-        for name in filter(None, index.set_names):
-            has[index.members(name)] = True
-        parts.append(has)
-    return np.concatenate(parts)
 
 
 def _check_label(manifest: Manifest, facts: Facts, label: str) -> None:
@@ -158,7 +149,7 @@ def _share(
     seed: int,
 ) -> Mask:
     """Of each label the first groups, as many as are that share of them; one at least in all."""
-    at = np.flatnonzero(inside)
+    at = np.flatnonzero(inside).tolist()
     of = [groups[i] for i in at]
     taken: set[str] = set()
     owed = 0.0
@@ -202,7 +193,7 @@ def _few(
     """The first `n` samples of each label, shuffled, and a note where there are not so many."""
     counts: Counter[str] = Counter(dict.fromkeys(known, 0))
     drawn = np.zeros(len(among), np.bool_)
-    for i in sorted(np.flatnonzero(among), key=lambda i: hash63(f"{seed} {names[i]}")):
+    for i in sorted(np.flatnonzero(among).tolist(), key=lambda i: hash63(f"{seed} {names[i]}")):
         wanted = [value for value in values[i] if counts[value] < n]
         drawn[i] = bool(wanted)
         counts.update(values[i] if wanted else ())
