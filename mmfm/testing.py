@@ -106,7 +106,7 @@ def _plain(recipe: dict[str, Any]) -> dict[str, Any]:
     sgd = {"type": "sgd", "lr": 0.1, "momentum": 0.0, "schedule": "constant", "options": {}}
     optim = {**recipe["optim"], **sgd, "warmup_steps": 0, "decay_steps": 0, "ema": None}
     run = {**recipe["run"], "resume": "never", "trackers": []}
-    changed = {"train": train, "optim": optim, "run": run, "eval": {}}
+    changed = {"train": train, "optim": optim, "run": run, "eval": {}, "test": {}}
     plain: dict[str, Any] = _without_dropout({**recipe, **changed})
     return plain
 

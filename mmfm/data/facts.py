@@ -61,14 +61,8 @@ def read_facts(manifest: Manifest) -> Facts:
 
 def visible(manifest: Manifest) -> NDArray[np.bool_]:
     """[n] of all samples that the shards hold: those that `manifest` shows."""
-    parts = [np.zeros(0, np.bool_)]
-    for number in range(len(manifest.shards)):
-        index = manifest.index(number)
-        has = np.zeros(len(index), np.bool_)
-        for name in filter(None, index.set_names):
-            has[index.members(name)] = True
-        parts.append(has)
-    return np.concatenate(parts)
+    has_some = [manifest.index(number).has_some() for number in range(len(manifest.shards))]
+    return np.concatenate([np.zeros(0, np.bool_), *has_some])
 
 
 def _read(manifest: Manifest) -> Facts:

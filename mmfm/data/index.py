@@ -83,6 +83,11 @@ class ShardIndex:
         code = self.set_names.index(modality_set)
         return np.flatnonzero(self.set_codes == code).astype(np.int32)
 
+    def has_some(self) -> NDArray[np.bool_]:
+        """[n]: the samples that have a modality."""
+        codes = [code for code, name in enumerate(self.set_names) if name]
+        return np.isin(self.set_codes, np.array(codes, np.uint16))
+
     def restricted(self, modalities: Collection[str]) -> ShardIndex:
         """The index as if the samples had nothing but `modalities`."""
         narrowed = [restrict(name, modalities) for name in self.set_names]

@@ -90,7 +90,7 @@ def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | Non
 
 def show_before_and_after(run: Run) -> None:
     """A table of every score of the evaluation at step 0 and at the end."""
-    rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if "metric" in r]
+    rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if r.get("split") == "eval"]
     before = {(r["task"], r["metric"]): r for r in rows if r["step"] == 0}
     after = {(r["task"], r["metric"]): r for r in rows}
     for key, row in after.items():

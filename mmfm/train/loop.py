@@ -14,6 +14,7 @@ from mmfm.files import write_text
 from mmfm.predictor import Predictor
 from mmfm.train.best import Patience
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.final_test import check_test, look_once
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
 from mmfm.train.mining import negatives_of, tell_negatives
@@ -42,7 +43,9 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     checkpoint.check_writable(run.folder)
     check_keep_best(recipe)
     find_trackers(recipe.run.trackers)
-    build_evaluators(recipe, Predictor(run.task, run.label), open_manifests(recipe))
+    predictor = Predictor(run.task, run.label)
+    build_evaluators(recipe, predictor, open_manifests(recipe))
+    check_test(recipe, predictor)
 
 
 def train(run: Run, found: Checkpoint | None) -> Ending:
@@ -111,6 +114,9 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
             tell_negatives(negatives, log)
         saver = Saver(run, trainer, pipeline, None if found is None else found.step)
         ending = Steps(run, trainer, pipeline, steps, evaluation, saver, patience, log).run(stop)
+        if ending == "done":
+            _tell_best(run, log)
+            look_once(run, log)
     finally:
         log.close()
     if ending in ("thaws", "mines"):
@@ -118,6 +124,15 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     elif distributed.is_main():
         report.write(run.folder)
     return ending
+
+
+def _tell_best(run: Run, log: RunLog) -> None:
+    best = checkpoint.best(run.checkpoints) if run.recipe.train.keep_best is not None else None
+    if best is not None:
+        log.say(
+            f"the best checkpoint is {run.checkpoints / 'best'}: {best['checkpoint']}, "
+            f"{best['task']} {best['metric']} {best['value']:.4f}"
+        )
 
 
 def _tell_settings(run: Run) -> None:

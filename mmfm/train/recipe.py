@@ -65,8 +65,8 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class Recipe:
-    """The sections that pretraining and fine-tuning share. `deepspeed` overrides keys of
-    DeepSpeed's own JSON.
+    """The sections that pretraining and fine-tuning share. `test` is as `eval`, but looked at once,
+    when the run is done. `deepspeed` overrides keys of DeepSpeed's own JSON.
     """
 
     run: RunConfig
@@ -74,6 +74,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    test: EvalConfig = field(default_factory=EvalConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -147,9 +147,10 @@ class Steps:
         step, patience = self.trainer.step_index, self.patience
         self.saver.save()
         self.log.event("early_stop", step=step, best=patience.best)
+        best = "none" if patience.best is None else f"{patience.best:.4f}"
         self.log.say(
             f"done after step {step}: the last {patience.without} evaluations are no better than "
-            f"{patience.best}"
+            f"the best before, {best}"
         )
 
     def _check_data(self) -> None:
