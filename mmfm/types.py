@@ -13,7 +13,8 @@ For a recommendation head ``history`` [B_h,L] int64, rows of its table of items,
 ``history_mask`` and, in training, ``history_next`` [B_h,L], the row that follows each.
 
 Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``,
-``sample_hash`` [B] int64, ``sample_id`` (list of B strings); for a head also ``labels``. From the
+``sample_hash`` [B] int64, ``sample_id`` (list of B strings); for a head also ``labels`` (see
+`mmfm.data.labels`). From the
 pipeline also ``masked_view`` [B] bool, the samples that enter the masked view (without it all do),
 and ``stream`` [B] int64, the canonical stream of each sample (without it all are of one). A
 micro-batch holds all that its streams have in the step. Behind those may stand others, to which
@@ -23,9 +24,9 @@ nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,6 +39,20 @@ LossTerms = dict[str, tuple[Tensor, Tensor]]
 View = Literal["clean", "masked"]
 
 IGNORE_INDEX = -100
+
+LabelKind = Literal["class", "set", "number", "tags"]
+
+
+class Label(NamedTuple):
+    """What a head learns of the samples: their `field`, in which `names` number the classes.
+
+    `kind`: one class of ``labels`` a sample, a set of them, one of its ``numbers``, or a tag for
+    each of its ``tokens``. A checkpoint holds it as a list.
+    """
+
+    field: str
+    names: Sequence[str] = ()
+    kind: LabelKind = "class"
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from mmfm.predictor import Predictor, untrained
 from mmfm.train.engine import end_process_group
 from mmfm.train.log import read_metrics
 from mmfm.train.pretrain import main as pretrain
-from mmfm.types import IGNORE_INDEX
+from mmfm.types import IGNORE_INDEX, Label
 from mmfm_eval.cli import main as evaluate
 from mmfm_prep.cli import main as data_command
 from tests.eval.tiny_checkpoint import SHAPES, make_checkpoint
@@ -244,7 +244,7 @@ def test_encode_batches_equals_encode(predictor: Predictor, data: Path, samples)
 
 
 def test_labels_groups_and_fused_rows(predictor: Predictor, data: Path, samples) -> None:
-    batches = sequential(predictor, data, label=("shape", SHAPES))
+    batches = sequential(predictor, data, label=Label("shape", SHAPES))
     encoded = predictor.encode_batches(batches, ["image", "audio"], fused=True, pooled=True)
     assert set(encoded.embedding) == {"image", "audio", "fused"}
     ids = set(encoded.row_ids["image"]) | set(encoded.row_ids["audio"])
@@ -324,7 +324,7 @@ def classifier(tmp_path_factory) -> Predictor:
 
 
 def test_logits_of_a_head(classifier: Predictor, data: Path) -> None:
-    assert classifier.label == ("shape", SHAPES)
+    assert classifier.label == Label("shape", SHAPES)
     head = classifier.head
     torch.nn.init.normal_(head.classifier.weight)
     batches = list(sequential(classifier, data, label=classifier.label))

@@ -76,7 +76,9 @@ class DatasetWriter:
         shard["samples"] += 1
         shard["modality_sets"][sample.modality_set] += 1
         for name, value in sample.labels.items():
-            self._labels[name].add(value)
+            self._labels[name].update([value] if isinstance(value, str) else value)
+        if "tags" in sample.meta:
+            self._labels["tags"].update(sample.meta["tags"])
         self.leaks.add(
             sample.split,
             sample.group,

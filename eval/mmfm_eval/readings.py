@@ -15,6 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mmfm.types import Label
+
 Ints = NDArray[np.int64]
 
 
@@ -183,7 +185,7 @@ def _run(predictor: Predictor, data: Mapping[str, Any], reading: Reading) -> Any
     if reading.logits:
         names = list(predictor.head.label_names)
         if hasattr(source, "with_label"):
-            source = source.with_label(predictor.head.label, names)
+            source = source.with_label(Label(predictor.head.label, names))
         found = predictor.logits_batches(source)
         return HeadOutputs(
             np.asarray(found.logits, dtype=np.float64),
@@ -192,7 +194,7 @@ def _run(predictor: Predictor, data: Mapping[str, Any], reading: Reading) -> Any
             names,
         )
     if reading.label is not None and hasattr(source, "with_label"):
-        source = source.with_label(reading.label, label_names(data, reading.label))
+        source = source.with_label(Label(reading.label, label_names(data, reading.label)))
     return predictor.encode_batches(
         source, reading.modalities, fused=reading.fused, pooled=reading.pooled
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -10,12 +11,18 @@ from torch import Tensor
 
 from mmfm.data.decode import Sample
 from mmfm.data.feature_cache import CachedOutput
-from mmfm.data.transforms.base import Transform
+from mmfm.data.labels import collate_labels
+from mmfm.data.transforms.base import Transform, Windows
 from mmfm.types import Batch
 
 
 def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> Batch:
-    """One batch of B samples; a modality that none of them has is left out."""
+    """One batch of B samples; a modality that none of them has is left out.
+
+    A sample with `Windows` is there once for each of them, ``window`` [B] counting from 0.
+    """
+    parts = [part for sample in samples for part in _parts(sample)]
+    samples = [part for part, _ in parts]
     batch: Batch = {
         "sample_id": [s.sample_id for s in samples],
         "sample_hash": _int64([s.sample_hash for s in samples]),
@@ -27,10 +34,12 @@ def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> B
     }
     if any(s.negative for s in samples):
         batch["negative"] = torch.tensor([s.negative for s in samples])
+    if any(number for _, number in parts):
+        batch["window"] = _int64([number for _, number in parts])
     labels = [s.label for s in samples if s.label is not None]
     if labels:
         assert len(labels) == len(samples)
-        batch["labels"] = _int64(labels)
+        batch["labels"] = collate_labels(labels)
     for modality, transform in transforms.items():
         rows = [i for i, s in enumerate(samples) if modality in s.inputs or modality in s.cached]
         if not rows:
@@ -42,6 +51,17 @@ def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> B
             outputs = [samples[i].cached[modality] for i in rows]
             batch |= {f"{modality}_{k}": v for k, v in _collate_outputs(outputs).items()}
     return batch
+
+
+def _parts(sample: Sample) -> Iterator[tuple[Sample, int]]:
+    """The sample, or one for each window, numbered; all have what else it has."""
+    windows = {m: found for m, found in sample.inputs.items() if isinstance(found, Windows)}
+    if not windows:
+        yield sample, 0
+    for modality, found in windows.items():
+        assert len(windows) == 1, "only one modality of a sample can be in windows"
+        for number, window in enumerate(found):
+            yield replace(sample, inputs={**sample.inputs, modality: window}), number
 
 
 def _collate_outputs(outputs: Sequence[CachedOutput]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ modality apart, so that an option of one modality changes nothing for another.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
@@ -15,14 +15,12 @@ import numpy as np
 
 from mmfm import config
 from mmfm.data.feature_cache import CachedOutput, FeatureCache
+from mmfm.data.labels import Target, read_label
 from mmfm.data.reader import RawSample, hash63
 from mmfm.data.transforms.base import BadSample, Transform
-from mmfm.types import IGNORE_INDEX
+from mmfm.types import Label
 
 TRANSFORMS = config.Component("mmfm.data.transforms")
-
-Label = tuple[str, Sequence[str]]
-"""(field of the samples' ``labels``, its class names)."""
 
 
 @dataclass
@@ -33,7 +31,7 @@ class Sample:
     sample_hash: int
     group: int
     mask_seed: int
-    label: int | None
+    label: Target | None
     masked_view: bool = True
     stream: int = 0
     negative: bool = False
@@ -83,7 +81,7 @@ class SampleDecoder:
             sample_hash=hash63(raw.sample_id),
             group=hash63(raw.sample_id if group in (None, "") else str(group)),
             mask_seed=_derive(seed, "mask"),
-            label=None if self.label is None else _label(raw, *self.label),
+            label=None if self.label is None else read_label(raw, self.label),
         )
         try:
             for modality, transform in self.transforms.items():
@@ -141,22 +139,6 @@ def _own_settings(modality: str) -> Any:
         raise config.ConfigError(
             f"{error}. For a modality of your own, name the module of its transform: "
             f"{where}: {{type: my_package.{modality}}}"
-        ) from None
-
-
-def _label(raw: RawSample, name: str, classes: Sequence[str]) -> int:
-    """The class number of label `name`, `IGNORE_INDEX` where there is none."""
-    labels = raw.meta.get("labels")
-    value = labels.get(name) if isinstance(labels, dict) else None
-    if value is None:
-        return IGNORE_INDEX
-    try:
-        return list(classes).index(str(value))
-    except ValueError:
-        known = ", ".join(classes[:20]) + (", …" if len(classes) > 20 else "")
-        raise ValueError(
-            f"{raw.place}.json: label {name} = {value!r} is not one of the {len(classes)} classes "
-            f"of the task ({known})"
         ) from None
 
 

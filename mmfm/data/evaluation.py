@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmfm import distributed
@@ -11,7 +11,7 @@ from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
 from mmfm.progress import Bar
-from mmfm.types import Batch
+from mmfm.types import Batch, Label
 
 
 class EvaluationSource:
@@ -46,9 +46,9 @@ class EvaluationSource:
         """Field of the samples' labels ▶ its class names."""
         return self.manifest.label_names
 
-    def with_label(self, label: str, names: Sequence[str]) -> SequentialData:
-        """The same batches with ``labels``: the place in `names` of what the field `label` says."""
-        return self._open((label, names))
+    def with_label(self, label: Label) -> SequentialData:
+        """The same batches with ``labels``."""
+        return self._open(label)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from self._open(None)
@@ -69,7 +69,7 @@ class EvaluationSource:
         if self._opened is not None:
             self._bad |= self._opened.bad_counts
 
-    def _open(self, label: tuple[str, Sequence[str]] | None) -> SequentialData:
+    def _open(self, label: Label | None) -> SequentialData:
         self._count()
         data = _Watched(
             [(self.name, self.manifest)],

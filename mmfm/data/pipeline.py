@@ -21,7 +21,7 @@ from typing import Annotated, Any, NamedTuple, Protocol
 
 from mmfm.config import ConfigError
 from mmfm.data.collate import collate
-from mmfm.data.decode import TRANSFORMS, Label, Sample, SampleDecoder, build_transforms
+from mmfm.data.decode import TRANSFORMS, Sample, SampleDecoder, build_transforms
 from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.hard_negatives import NegativeDraws, NegativeTable
 from mmfm.data.loading import load
@@ -33,7 +33,7 @@ from mmfm.data.remote.cache import CacheConfig
 from mmfm.data.remote.fetch import RemoteConfig, Traffic
 from mmfm.data.remote.prefetch import Prefetcher, check_cache
 from mmfm.data.transforms.base import BadSample
-from mmfm.types import Batch
+from mmfm.types import Batch, Label
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class Pipeline:
     """This rank's micro-batches, step by step, from `samples_seen` on, without end.
 
     `specs`: modality ▶ spec of its encoder. `micro_batch_size`: a multiple of `global_batch_size /
-    streams` (None: the rank's whole share). `label`: (field, class names), gives ``labels``.
+    streams` (None: the rank's whole share). `label`: gives ``labels``.
     `cache`: modality ▶ outputs of a frozen encoder, which take the place of its inputs; `raw`:
     modalities whose inputs are given all the same. `negatives`: the hard ones that stand behind the
     samples of each micro-batch. `quarantine`: file for bad samples.

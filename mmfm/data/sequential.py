@@ -21,14 +21,14 @@ from numpy.typing import NDArray
 
 from mmfm import distributed
 from mmfm.data.collate import collate
-from mmfm.data.decode import Label, Sample, SampleDecoder, build_transforms
+from mmfm.data.decode import Sample, SampleDecoder, build_transforms
 from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.loading import load
 from mmfm.data.manifest import Manifest
 from mmfm.data.quarantine import BadRecord, Quarantine
 from mmfm.data.reader import SampleReader, hash63
 from mmfm.data.transforms.base import BadSample
-from mmfm.types import Batch
+from mmfm.types import Batch, Label
 
 _PREFETCH = 2
 NO_MODALITY = "no modality of the model"

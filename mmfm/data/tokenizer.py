@@ -13,7 +13,7 @@ Words in a text that look like special tokens ("[MASK]") are ordinary text.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,13 @@ class Tokenizer:
                 raise ValueError(f"max_length = {max_length} leaves no room for a token of text")
             ids = ids[:room]
         return [*prefix, *ids, *suffix]
+
+    def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
+        """Sub-word ids of a text that is split into `words`, and of which word each is; without
+        special tokens, and not cut.
+        """
+        found = self._backend.encode(list(words), is_pretokenized=True, add_special_tokens=False)
+        return found.ids, [word for word in found.word_ids if word is not None]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids` without special tokens."""

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmfm.data.tokenizer import load_tokenizer
 from mmfm.encoders._corrupt import corrupt, special_ids
 from mmfm.encoders.base import Encoder, EncoderConfig
+from mmfm.layers.lengths import by_length
 from mmfm.layers.pooling import mean_pool
 
 UNUSED = ("pooler.", "masked_spec_embed")  # tensors that mmfm doesn't use, and some files lack
@@ -83,13 +83,12 @@ class HfText(Encoder):
         if valid is None:
             tokens: Tensor = self.model(input_ids=inputs).last_hidden_state
             return tokens, mean_pool(tokens, None)
-        # A batch is as long as its longest text, which need not be among these rows.
-        length = inputs.shape[1]
-        used = max(1, length - int(valid.flip(1).int().argmax(1).min())) if len(valid) else length
-        short = valid[:, :used]
-        found = self.model(input_ids=inputs[:, :used], attention_mask=short.long())
-        tokens = F.pad(found.last_hidden_state, (0, 0, 0, length - used))
+        tokens = by_length(self._run, inputs, valid)
         return tokens, mean_pool(tokens, valid)
+
+    def _run(self, ids: Tensor, valid: Tensor) -> Tensor:
+        found: Tensor = self.model(input_ids=ids, attention_mask=valid.long()).last_hidden_state
+        return found
 
     def maskable(self, inputs: Tensor, valid: Tensor | None = None) -> Tensor:
         special = torch.isin(inputs, special_ids(self.tokenizer, inputs.device))

@@ -52,6 +52,14 @@ class Head(nn.Module):
         """What a user wants of `outputs`: ``rows`` [n], the samples, and columns of n rows."""
         raise NotImplementedError
 
+    def answers(self, predicted: Mapping[str, Tensor], batch: Batch) -> list[Any]:
+        """For each of the ``rows`` of `predicted` (see `predict`) what a user is told, as plain
+        Python; `batch` is what it was made of.
+        """
+        columns = {name: values.tolist() for name, values in predicted.items() if name != "rows"}
+        rows = range(len(predicted["rows"]))
+        return [{name: values[row] for name, values in columns.items()} for row in rows]
+
     def target(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
         """What is right for the samples `rows` [n]: the targets [n,…], and for which of them [n]
         bool there is one.

@@ -122,3 +122,12 @@ class ClassificationHead(Head):
             "probability": probability,
             "rows": outputs["rows"],
         }
+
+    def answers(self, predicted: Mapping[str, Tensor], batch: Batch) -> list[Any]:
+        """``label``, its ``probability``, and the ``probabilities`` of all labels by name."""
+        found = []
+        for probability in predicted["probability"].tolist():
+            by_name = dict(zip(self.label_names, probability, strict=True))
+            best = max(by_name, key=by_name.__getitem__)
+            found.append({"label": best, "probability": by_name[best], "probabilities": by_name})
+        return found

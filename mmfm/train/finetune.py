@@ -19,6 +19,7 @@ from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.run import Run
+from mmfm.types import Label, LabelKind
 from mmfm.weights import load_model
 
 
@@ -41,7 +42,7 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     torch.manual_seed(recipe.run.seed)
     found = None if recipe.init is None else Checkpoint.open(recipe.init)
     task = FinetuneTask.build(
-        recipe, label[1] if label else (), None if found is None else found.assets
+        recipe, label.names if label else (), None if found is None else found.assets
     )
     if found is not None:
         load_model(task.model, found)
@@ -53,17 +54,20 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     return Run(recipe, task, label, evaluate_first=True, begin=begin)
 
 
-def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:
-    """(field, names) of the head's labels, from the manifests, or the ids of its items; None for a
-    head without either.
+def find_label(recipe: FinetuneConfig) -> Label | None:
+    """What the head learns, with the names that the manifests have for it, or the ids of its
+    items; None for a head without either.
     """
     items = getattr(recipe.head, "items", None)
     if isinstance(items, ItemsConfig):
         check_histories(recipe)
-        return HISTORY, item_ids(items, recipe.data)
+        return Label(HISTORY, item_ids(items, recipe.data))
     field = getattr(recipe.head, "label", None)
     if field is None:
         return None
+    kind: LabelKind = getattr(recipe.head, "label_kind", "class")
+    if kind == "number":
+        return Label(field, [], kind)
     names: set[str] = set()
     fields: set[str] = set()
     for _, manifest, _ in recipe.data.open_sources():
@@ -72,7 +76,7 @@ def find_label(recipe: FinetuneConfig) -> tuple[str, list[str]] | None:
     if not names:
         there = ", ".join(sorted(fields)) or "none"
         raise ConfigError(f"head.label = {field!r}: the data have the labels {there}")
-    return field, sorted(names)
+    return Label(field, sorted(names), kind)
 
 
 def show_before_and_after(run: Run) -> None:

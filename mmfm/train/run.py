@@ -12,18 +12,19 @@ from mmfm.data.pipeline import Pipeline
 from mmfm.objectives.base import Objective
 from mmfm.task import Task
 from mmfm.train.recipe import Recipe
+from mmfm.types import Label
 
 
 @dataclass
 class Run:
-    """A run that is set up: nothing of it has started yet. `label`: (field, names) that a head
-    learns. `begin`: what is left to be done to the task in the process group, before a run that is
-    not a resumed one; collective.
+    """A run that is set up: nothing of it has started yet. `label`: what a head learns. `begin`:
+    what is left to be done to the task in the process group, before a run that is not a resumed
+    one; collective.
     """
 
     recipe: Recipe
     task: Task
-    label: tuple[str, list[str]] | None = None
+    label: Label | None = None
     evaluate_first: bool = False
     begin: Callable[[], None] | None = None
 

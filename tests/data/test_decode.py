@@ -17,7 +17,7 @@ from mmfm.data.quarantine import BadRecord, Quarantine, check_bad_share
 from mmfm.data.reader import RawSample, SampleReader, hash63
 from mmfm.data.transforms import image
 from mmfm.data.transforms.base import BadSample
-from mmfm.types import IGNORE_INDEX
+from mmfm.types import IGNORE_INDEX, Label
 from tests.data.make_shards import Files, files_of, png, write_set
 
 Specs = dict[str, dict[str, Any]]
@@ -76,7 +76,7 @@ def test_randomness_comes_from_the_seed_for_each_modality_apart(specs: Specs) ->
 
 
 def test_labels_become_class_numbers(specs: Specs) -> None:
-    decoder = decoder_of(specs, label=("kind", ["cat", "dog", "3"]))
+    decoder = decoder_of(specs, label=Label("kind", ["cat", "dog", "3"]))
 
     def label(labels: Any) -> int | None:
         return decoder.decode(raw_sample({"labels": labels}, png=png(1)), 1).label

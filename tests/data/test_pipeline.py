@@ -18,11 +18,11 @@ from mmfm.config import ConfigError, from_dict
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline
 from mmfm.data.sequential import SequentialData
-from mmfm.types import IGNORE_INDEX, Batch
+from mmfm.types import IGNORE_INDEX, Batch, Label
 from tests.data.make_shards import Files, png, tri_modal_shards, write_set
 
 Specs = dict[str, dict[str, Any]]
-COLOURS = ("colour", ["red", "blue"])
+COLOURS = Label("colour", ["red", "blue"])
 SEEDED = {
     "image": {"type": "image", "crop_scale": [0.3, 1.0], "flip": 0.5},
     "audio": {"type": "audio", "random_crop": True, "gain_db": 6.0},
@@ -284,13 +284,13 @@ def test_labels(tmp_path: Path, good_set: Path, specs: Specs) -> None:
         expected = [n % 2 if n % 5 else IGNORE_INDEX for n in numbers]
         assert batch["labels"].tolist() == expected
         assert batch["labels"].dtype == torch.int64
-    pipeline = make_pipeline(good_set, specs, label=("colour", ["red"]))
+    pipeline = make_pipeline(good_set, specs, label=Label("colour", ["red"]))
     with pytest.raises(ValueError, match=r"^set/00\d\.tar/s\d+\.json: label colour = 'blue' is no"):
         steps_of(pipeline, 3)
 
 
 def test_errors_of_a_worker_arrive_as_their_message(good_set: Path, specs: Specs) -> None:
-    pipeline = make_pipeline(good_set, specs, workers=1, label=("colour", ["red"]))
+    pipeline = make_pipeline(good_set, specs, workers=1, label=Label("colour", ["red"]))
     with pytest.raises(ValueError, match=r"^set/00\d\.tar/s\d+\.json: label colour = 'blue'"):
         steps_of(pipeline, 3)
 

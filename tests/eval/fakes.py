@@ -14,6 +14,7 @@ import torch
 
 from mmfm import distributed
 from mmfm.config import from_dict
+from mmfm.types import Label
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import Score
 
@@ -31,8 +32,8 @@ class FakeSource:
     numbering: tuple[str, ...] | None = None
     passes: list[str | None] = field(default_factory=list)
 
-    def with_label(self, label: str, names: Sequence[str]) -> FakeSource:
-        return replace(self, numbering=tuple(names))
+    def with_label(self, label: Label) -> FakeSource:
+        return replace(self, numbering=tuple(label.names))
 
     @property
     def bad_counts(self) -> dict[str, int]:

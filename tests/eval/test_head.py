@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmfm.config import ConfigError
+from mmfm.types import Label
 from mmfm_eval.report.rows import lower_is_better
 from mmfm_eval.tasks.head import Config
 
@@ -21,14 +22,14 @@ def predictor(**metrics: Any) -> Any:
     return SimpleNamespace(
         specs={},
         head=SimpleNamespace(metrics=metrics),
-        label=("level", ["a", "b"]),
-        judged_batches=lambda source: judged if source == ("level", ["a", "b"]) else None,
+        label=Label("level", ["a", "b"]),
+        judged_batches=lambda source: judged if source == Label("level", ["a", "b"]) else None,
     )
 
 
 class Source:
-    def with_label(self, field: str, names: list[str]) -> tuple[str, list[str]]:
-        return field, names
+    def with_label(self, label: Label) -> Label:
+        return label
 
 
 def test_a_score_is_the_mean_over_the_samples() -> None:

@@ -105,8 +105,8 @@ def _losses(row: dict) -> list[str]:
 def test_loaded_head_predicts_what_the_run_scored(runs: Path, synthetic: Path) -> None:
     predictor = mmfm.load(runs / "none")
     assert predictor.label is not None
-    field, names = predictor.label
-    assert field == "shape"
+    field, names, kind = predictor.label
+    assert (field, kind) == ("shape", "class")
     assert names == sorted(["circle", "square", "triangle", "star", "cross", "ring"])
     data = SequentialData(
         [("held_out", Manifest.open(synthetic, ["val"]))],

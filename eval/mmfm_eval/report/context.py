@@ -19,7 +19,7 @@ from mmfm.data.transforms.base import Transform
 from mmfm.feature_caching import open_caches
 from mmfm.next_item import Ranked
 from mmfm.predictor import Encoded, Predictor, load
-from mmfm.types import Batch
+from mmfm.types import Batch, Label
 from mmfm_eval.readings import HeadOutputs
 from mmfm_eval.report.config import ReportConfig
 from mmfm_eval.report.run import Run
@@ -57,7 +57,7 @@ class Context:
         """The same of one modality alone, for a source that no panel shows, with labels: the place
         in `names` of what the field says, negative where it says nothing.
         """
-        data = self._source(run, source, [modality]).with_label(field, names)
+        data = self._source(run, source, [modality]).with_label(Label(field, names))
         self._say(f"encoding {source} with {run}")
         encoded = self.predictor(run).encode_batches(data, [modality])
         return self._rows(encoded, run, source, modality)
@@ -90,12 +90,12 @@ class Context:
         predictor = self.predictor(run)
         if predictor.label is None or predictor.head is None:
             raise ValueError(f"run {run!r} has no classification head")
-        label, names = predictor.label
+        label = predictor.label
         self._say(f"predicting {source} with {run}")
-        data = self._source(run, source, list(predictor.specs)).with_label(label, names)
+        data = self._source(run, source, list(predictor.specs)).with_label(label)
         found = predictor.logits_batches(data)
         logits = np.asarray(found.logits, dtype=np.float64)
-        return HeadOutputs(logits, found.labels, found.groups, list(names)), found.row_ids
+        return HeadOutputs(logits, found.labels, found.groups, list(label.names)), found.row_ids
 
     def ranked(self, run: str, source: str) -> Ranked:
         """Where a run's recommendation head ranks the last item of each history of a source."""

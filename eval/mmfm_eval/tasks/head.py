@@ -38,7 +38,7 @@ class HeadReading(OwnPass):
     def run(self, predictor: Any, data: Mapping[str, Any]) -> Any:
         source = data[self.source]
         if predictor.label is not None and hasattr(source, "with_label"):
-            source = source.with_label(*predictor.label)
+            source = source.with_label(predictor.label)
         return predictor.judged_batches(source)
 
 

@@ -15,9 +15,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from torch import Tensor
 
 T = TypeVar("T")
+
+
+class Windows(list[T]):
+    """Parts of one sample, too long for one input, as `Transform.decode_content` may give them: the
+    sample is in its batch once for each part.
+    """
 
 
 class BadSample(ValueError):  # noqa: N818 - the term of the project
@@ -109,7 +114,7 @@ class Transform(ABC):
         """The array of one content, augmented if `train`. Raises BadSample."""
 
     @abstractmethod
-    def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:
+    def collate(self, items: Sequence[Any]) -> dict[str, Any]:
         """The batch keys of this modality from the arrays of one batch (at least one)."""
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmfm.data.tokenizer import Tokenizer, load_tokenizer
+from mmfm.data.transforms._tagged_text import TaggedTextTransform
 from mmfm.data.transforms.base import BadSample, Transform, from_spec
 
 META_KEY = "texts"
@@ -33,8 +34,10 @@ class Config:
     languages: list[str] | None = None
     max_characters: int = 20_000
 
-    def build(self, spec: Mapping[str, Any]) -> TextTransform:
-        """The transform for an encoder with ``spec = {tokenizer, max_length, vocab_size}``."""
+    def build(self, spec: Mapping[str, Any]) -> Transform:
+        """The transform for an encoder with ``spec = {tokenizer, max_length, vocab_size}``; with
+        ``tags`` in it, as a head adds them, that of `mmfm.data.transforms._tagged_text`.
+        """
         name = from_spec(spec, "tokenizer", str, "text")
         tokenizer = load_tokenizer(name)
         vocab_size = from_spec(spec, "vocab_size", int, "text")
@@ -43,7 +46,10 @@ class Config:
                 f"tokenizer {name!r} has {tokenizer.vocab_size} tokens, but the text encoder only "
                 f"{vocab_size} (vocab_size); use the tokenizer that the encoder was made for"
             )
-        return TextTransform(self, tokenizer, from_spec(spec, "max_length", int, "text"))
+        max_length = from_spec(spec, "max_length", int, "text")
+        if "tags" in spec:
+            return TaggedTextTransform(self, tokenizer, max_length, **spec["tags"])
+        return TextTransform(self, tokenizer, max_length)
 
 
 def contents(files: Mapping[str, bytes], meta: Mapping[str, Any], config: Config) -> list[bytes]:

@@ -1,0 +1,158 @@
+"""The tags that a checkpoint's head gives the tokens of one source.
+
+    type: token_classification
+    source: val
+    train: train       # a dictionary of this source's entities is the baseline
+
+With BIO tags: precision, recall and F1 of entities, as conlleval and seqeval count them; the table
+by type goes to the details. With other tags: the share of tokens that are right, and macro F1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmfm.config import ConfigError
+from mmfm.data.reader import SampleReader
+from mmfm.entities import OUTSIDE
+from mmfm.types import IGNORE_INDEX
+from mmfm_eval.metrics import bootstrap, classification, entities
+from mmfm_eval.readings import Ints, OwnPass, Predictor, Reading
+from mmfm_eval.tasks.base import Evaluator, Score
+from mmfm_eval.tasks.head import HeadReading
+
+
+@dataclass(kw_only=True)
+class Config:
+    """`train`: a source with tagged tokens, from which the dictionary is made."""
+
+    source: str
+    train: str | None = None
+
+    def build(self) -> TokenClassification:
+        return TokenClassification(self)
+
+
+@dataclass(frozen=True)
+class TaggedTexts(OwnPass):
+    """By sample id the tokens, and the tags of the `field`, of every sample that has both."""
+
+    field: str = "tags"
+
+    def run(self, predictor: Any, data: Mapping[str, Any]) -> Any:
+        manifest = data[self.source].manifest
+        reader = SampleReader([(self.source, manifest)])
+        found = {}
+        for shard, described in enumerate(manifest.shards):
+            for index in range(described.samples):
+                raw = reader.read(0, shard, index)
+                tokens, tags = raw.meta.get("tokens"), raw.meta.get(self.field)
+                if tokens and tags and len(tokens) == len(tags):
+                    found[raw.sample_id] = (tokens, tags)
+        return found
+
+
+class TokenClassification(Evaluator):
+    """See the module's text."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self._reading = HeadReading(config.source)
+        self._field = "tags"
+        self._names: list[str] = []
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        texts = [TaggedTexts(s, field=self._field) for s in self._with_dictionary()]
+        return (self._reading, *texts)
+
+    def check_model(self, predictor: Predictor) -> None:
+        label = getattr(predictor, "label", None)
+        if label is None or label.kind != "tags":
+            raise ConfigError(
+                "a token_classification task needs a checkpoint with a head of that name: "
+                "fine-tune one first (mmfm finetune)"
+            )
+        self._field, self._names = label.field, list(label.names)
+
+    def score(self, encoded: Mapping[Reading, Any]) -> Iterable[Score]:
+        judged = encoded[self._reading]
+        if not self._are_entities():
+            yield from self._token_scores(judged)
+            return
+        truth, predicted = self._tags(judged.target), self._tags(judged.predicted["tags"])
+        statistics = entities.micro(entities.count(truth, predicted))
+        estimates = bootstrap.estimate(statistics, judged.groups, seed=self.seed)
+        chance = {"entity_f1": entities.f1_by_chance(truth)}
+        beside = self._by_dictionary(encoded, judged.row_ids, truth)
+        for name, found in estimates.items():
+            score = Score(name, found.value, len(truth), found.ci95, chance.get(name))
+            if name in beside:
+                score = score._replace(baseline=beside[name], baseline_name="dictionary")
+            yield score
+
+    def details(self, encoded: Mapping[Reading, Any]) -> dict[str, Any]:
+        judged = encoded[self._reading]
+        if not self._are_entities():
+            truth, predicted, _ = self._tokens(judged)
+            return {"per_class": classification.per_class(truth, predicted, self._names)}
+        tags, told = self._tags(judged.target), self._tags(judged.predicted["tags"])
+        return {"per_entity": entities.table(entities.count(tags, told))}
+
+    def _are_entities(self) -> bool:
+        return all(n == OUTSIDE or n.startswith(("B-", "I-")) for n in self._names)
+
+    def _tags(self, numbers: Any) -> list[list[str]]:
+        """The names of tags [n,W], of each text as many as it has tokens."""
+        return [
+            [self._names[n] if n >= 0 else OUTSIDE for n in row if n != IGNORE_INDEX]
+            for row in numbers.tolist()
+        ]
+
+    def _with_dictionary(self) -> list[str]:
+        return [] if self.config.train is None else [self.config.train, self.config.source]
+
+    def _by_dictionary(
+        self, encoded: Mapping[Reading, Any], ids: list[str], truth: list[list[str]]
+    ) -> dict[str, float]:
+        if self.config.train is None:
+            return {}
+        known, own = (encoded[TaggedTexts(s, field=self._field)] for s in self._with_dictionary())
+        tokens, tags = zip(*known.values(), strict=True) if known else ((), ())
+        dictionary = entities.Dictionary(tokens, tags)
+        found = [dictionary.tag(own[name][0]) for name in ids]
+        ones = np.ones((1, len(ids)))
+        statistics = entities.micro(entities.count(truth, found))
+        return {name: float(statistic(ones)[0]) for name, statistic in statistics.items()}
+
+    def _token_scores(self, judged: Any) -> Iterable[Score]:
+        truth, predicted, text = self._tokens(judged)
+        groups = judged.groups[text]
+        statistics = {
+            "token_accuracy": classification.accuracy(truth, predicted),
+            "macro_f1": classification.macro_f1(truth, predicted),
+        }
+        classes, constant = len(self._names), np.full_like(truth, classification.majority(truth))
+        by_chance = {
+            "token_accuracy": 1 / classes,
+            "macro_f1": classification.macro_f1_by_chance(truth, classes),
+        }
+        ones = np.ones((1, len(truth)))
+        by_majority = {
+            "token_accuracy": float(classification.accuracy(truth, constant)(ones)[0]),
+            "macro_f1": float(classification.macro_f1(truth, constant)(ones)[0]),
+        }
+        for name, found in bootstrap.estimate(statistics, groups, seed=self.seed).items():
+            chance, baseline = by_chance[name], by_majority[name]
+            yield Score(name, found.value, len(truth), found.ci95, chance, baseline, "majority tag")
+
+    def _tokens(self, judged: Any) -> tuple[Ints, Ints, Ints]:
+        """Of every token that has a tag: its number, the one that is predicted (negative: none),
+        and the place of its text.
+        """
+        text, token = np.nonzero(judged.target != IGNORE_INDEX)
+        return judged.target[text, token], judged.predicted["tags"][text, token], text
