@@ -34,18 +34,22 @@ class Encoded(Protocol):
 
 @dataclass(frozen=True)
 class HeadOutputs:
-    """`logits` [n,C] of a classification head, the rows' labels (negative: none) and groups, the
-    `names` of the classes.
+    """`logits` [n,C] of a classification head, the rows' labels (negative: none), groups and sample
+    ids, the `names` of the classes.
     """
 
     logits: NDArray[np.float64]
     labels: Ints
     groups: Ints
     names: list[str]
+    ids: list[str]
 
     def take(self, which: NDArray[np.bool_]) -> HeadOutputs:
         """The rows where `which` is True."""
-        return HeadOutputs(self.logits[which], self.labels[which], self.groups[which], self.names)
+        ids = [self.ids[i] for i in np.flatnonzero(which)]
+        return HeadOutputs(
+            self.logits[which], self.labels[which], self.groups[which], self.names, ids
+        )
 
 
 class Predictor(Protocol):
@@ -192,6 +196,7 @@ def _run(predictor: Predictor, data: Mapping[str, Any], reading: Reading) -> Any
             np.asarray(found.labels, dtype=np.int64),
             np.asarray(found.groups, dtype=np.int64),
             names,
+            list(found.row_ids),
         )
     if reading.label is not None and hasattr(source, "with_label"):
         source = source.with_label(Label(reading.label, label_names(data, reading.label)))

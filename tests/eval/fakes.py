@@ -127,7 +127,10 @@ class FakePredictor:
         gathered = {k: v for part in distributed.all_gather_object(found) for k, v in part.items()}
         logits, groups, labels = zip(*(gathered[i] for i in sorted(gathered)), strict=True)
         return SimpleNamespace(
-            logits=np.stack(logits), groups=np.array(groups), labels=np.array(labels)
+            logits=np.stack(logits),
+            groups=np.array(groups),
+            labels=np.array(labels),
+            row_ids=sorted(gathered),
         )
 
 

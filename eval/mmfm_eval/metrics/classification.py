@@ -88,3 +88,44 @@ def per_class(truth: Ints, predicted: Ints, names: list[str]) -> list[dict[str, 
             }
         )
     return table
+
+
+def averages(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that scikit-learn's classification_report adds to such a table; undefined numbers
+    count as 0.
+    """
+    support = [row["n"] for row in table]
+    rows = []
+    for name, weights in (("macro avg", [1] * len(table)), ("weighted avg", support)):
+        total = max(sum(weights), 1)
+        means = {
+            key: sum(w * (row[key] or 0.0) for w, row in zip(weights, table, strict=True)) / total
+            for key in ("precision", "recall", "f1")
+        }
+        rows.append({"class": name, "n": sum(support), **means})
+    return rows
+
+
+def confusion(truth: Ints, predicted: Ints, names: list[str], most: int = 40) -> dict[str, Any]:
+    """How often what was taken for what, of the classes that occur: with at most `most` of them
+    `confusion`, ``counts[right][said]``; else `confused`, as many pairs, the most frequent first.
+    A negative prediction is none.
+    """
+    there = np.union1d(truth, predicted[predicted >= 0])
+    place = {int(number): i for i, number in enumerate(there)}
+    classes = [names[number] for number in place]
+    said = predicted >= 0
+    pairs, counts = np.unique(np.stack([truth, predicted])[:, said], axis=1, return_counts=True)
+    told = zip(*pairs.tolist(), counts.tolist(), strict=True)
+    if len(there) <= most:
+        table = np.zeros((len(there), len(there)), dtype=np.int64)
+        for right, wrong, n in told:
+            table[place[right], place[wrong]] = n
+        return {"confusion": {"classes": classes, "counts": table.tolist()}}
+    wrongs = sorted((-n, right, wrong) for right, wrong, n in told if right != wrong)
+    return {
+        "confused": [
+            {"right": names[right], "said": names[wrong], "n": -n}
+            for n, right, wrong in wrongs[:most]
+        ]
+    }

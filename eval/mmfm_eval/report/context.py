@@ -85,8 +85,8 @@ class Context:
         samples = [decoder.decode(raw, hash63(raw.sample_id)) for raw in raws]
         return collate(samples, decoder.transforms)
 
-    def head_outputs(self, run: str, source: str) -> tuple[HeadOutputs, list[str]]:
-        """What the head of a fine-tuned run says of a source, and the ids of the rows."""
+    def head_outputs(self, run: str, source: str) -> HeadOutputs:
+        """What the head of a fine-tuned run says of a source."""
         predictor = self.predictor(run)
         if predictor.label is None or predictor.head is None:
             raise ValueError(f"run {run!r} has no classification head")
@@ -95,7 +95,7 @@ class Context:
         data = self._source(run, source, list(predictor.specs)).with_label(label)
         found = predictor.logits_batches(data)
         logits = np.asarray(found.logits, dtype=np.float64)
-        return HeadOutputs(logits, found.labels, found.groups, list(label.names)), found.row_ids
+        return HeadOutputs(logits, found.labels, found.groups, list(label.names), found.row_ids)
 
     def ranked(self, run: str, source: str) -> Ranked:
         """Where a run's recommendation head ranks the last item of each history of a source."""

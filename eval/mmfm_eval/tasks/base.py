@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -45,6 +45,45 @@ class Score(NamedTuple):
     chance: float | None = None
     baseline: float | None = None
     baseline_name: str | None = None
+
+
+Span = tuple[str, int, int]
+"""(type, place of the first token, place behind the last)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """What a model got wrong: of the sample `id` in `source`, in words what is right and what it
+    said. `wrong`: how wrong that is, by which mistakes of one task are sorted.
+
+    `spans`: "right" and "said" ▶ the marked tokens of the sample's text. `beside`: what it is ▶ the
+    id of another sample to look at, in `beside_source`.
+    """
+
+    source: str
+    id: str
+    right: str
+    said: str
+    wrong: float
+    spans: Mapping[str, list[Span]] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
+    beside_source: str | None = None
+
+
+class Judged(NamedTuple):
+    """All that a task says of a model."""
+
+    scores: list[Score]
+    details: dict[str, Any]
+    mistakes: list[Mistake]
+
+
+def worst(wrong: NDArray[Any], most: int) -> list[int]:
+    """The places of the largest of `wrong` [n] that are above 0, at most so many, the largest
+    first.
+    """
+    order = np.argsort(-wrong, kind="stable")[:most]
+    return [int(i) for i in order if wrong[i] > 0]
 
 
 def with_baseline(scores: Iterable[Score], reached: Iterable[Score], name: str) -> list[Score]:
@@ -100,6 +139,10 @@ class Evaluator(ABC):
         """Plain JSON beside the scores: counts of rows, tables per class."""
         return {}
 
+    def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
+        """The `most` worst mistakes, the worst first. Runs on one rank."""
+        return []
+
     def check_sources(self, sources: Iterable[str]) -> None:
         """ConfigError where the task reads a source that is not among `sources`."""
         sources = list(sources)
@@ -131,6 +174,17 @@ class Evaluator(ABC):
         """Encode on all ranks, score on rank 0, and return the scores on every rank."""
         encoded = self.encode(predictor, data)
         return on_main(lambda: list(self.score(encoded)))
+
+    def judge(self, predictor: Predictor, data: Mapping[str, Any], mistakes: int) -> Judged:
+        """The same, with the details and so many `mistakes`."""
+        encoded = self.encode(predictor, data)
+        return on_main(
+            lambda: Judged(
+                list(self.score(encoded)),
+                self.details(encoded),
+                self.mistakes(encoded, mistakes) if mistakes else [],
+            )
+        )
 
 
 def on_main(compute: Callable[[], T]) -> T:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mmfm.config import ConfigError
 from mmfm_eval.metrics import bootstrap, classification
 from mmfm_eval.readings import HeadOutputs, Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Score
+from mmfm_eval.tasks.base import Evaluator, Mistake, Score, worst
 
 
 @dataclass(kw_only=True)
@@ -92,11 +92,38 @@ class Classification(Evaluator):
     def details(self, encoded: Mapping[Reading, Any]) -> dict[str, Any]:
         rows, everything = self._labelled(encoded), encoded[self._reading]
         predicted = rows.logits.argmax(1)
+        table = classification.per_class(rows.labels, predicted, rows.names)
+        right = {"class": "accuracy", "n": len(rows.labels), "precision": None, "recall": None}
         return {
             "rows": len(rows.labels),
             "without_label": len(everything.labels) - len(rows.labels),
-            "per_class": classification.per_class(rows.labels, predicted, rows.names),
+            "per_class": table,
+            "averages": [
+                {**right, "f1": float((predicted == rows.labels).mean())},
+                *classification.averages(table),
+            ],
+            **classification.confusion(rows.labels, predicted, rows.names),
         }
+
+    def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
+        """Those of which the head was surest."""
+        rows = self._labelled(encoded)
+        probability = _probability(rows.logits)
+        predicted = probability.argmax(1)
+        sure = probability.max(1) * (predicted != rows.labels)
+        found = []
+        for i in worst(sure, most):
+            right = int(rows.labels[i])
+            found.append(
+                Mistake(
+                    source=self.config.source,
+                    id=rows.ids[i],
+                    right=f"{rows.names[right]} ({probability[i, right]:.0%})",
+                    said=f"{rows.names[int(predicted[i])]} ({sure[i]:.0%})",
+                    wrong=float(sure[i]),
+                )
+            )
+        return found
 
     def _labelled(self, encoded: Mapping[Reading, Any]) -> HeadOutputs:
         rows: HeadOutputs = encoded[self._reading]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from mmfm.config import ConfigError
-from mmfm_eval.metrics import bootstrap, multi_label
+from mmfm_eval.metrics import bootstrap, classification, multi_label
 from mmfm_eval.readings import Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Score
+from mmfm_eval.tasks.base import Evaluator, Mistake, Score, worst
 from mmfm_eval.tasks.head import HeadReading
 
 
@@ -37,6 +37,7 @@ class MultiLabel(Evaluator):
     """See the module's text."""
 
     def __init__(self, config: Config) -> None:
+        self._source = config.source
         self._reading = HeadReading(config.source)
         self._names: list[str] = []
 
@@ -78,20 +79,43 @@ class MultiLabel(Evaluator):
         judged = encoded[self._reading]
         truth, told = judged.target, judged.predicted["probability"] >= 0.5
         hits, support, guesses = (x.sum(0).tolist() for x in (truth * told, truth, told))
-        table = zip(self._names, hits, support, guesses, strict=True)
-        return {
-            "per_class": [
-                {
-                    "class": name,
-                    "n": n,
-                    "precision": hit / guess if guess else None,
-                    "recall": hit / n if n else None,
-                    "f1": 2 * hit / (n + guess),
-                }
-                for name, hit, n, guess in table
-                if n + guess
-            ]
-        }
+        table = [
+            _row(name, hit, n, guess)
+            for name, hit, n, guess in zip(self._names, hits, support, guesses, strict=True)
+            if n + guess
+        ]
+        micro = _row("micro avg", sum(hits), sum(support), sum(guesses))
+        return {"per_class": table, "averages": [micro, *classification.averages(table)]}
+
+    def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
+        """Those with most labels that are wrong or missing; of as many, the surest."""
+        judged = encoded[self._reading]
+        truth, probability = judged.target.astype(bool), judged.predicted["probability"]
+        told = probability >= 0.5
+        off = np.where(told != truth, np.abs(probability - truth), 0.0)
+        found = []
+        for i in worst((told != truth).sum(1) + off.mean(1), most):
+            right, said = (
+                ", ".join(self._names[k] for k in np.flatnonzero(x[i])) or "none"
+                for x in (truth, told)
+            )
+            wrong = float((told != truth)[i].sum())
+            found.append(
+                Mistake(
+                    source=self._source, id=judged.row_ids[i], right=right, said=said, wrong=wrong
+                )
+            )
+        return found
+
+
+def _row(name: str, hit: int, n: int, guess: int) -> dict[str, Any]:
+    return {
+        "class": name,
+        "n": n,
+        "precision": hit / guess if guess else None,
+        "recall": hit / n if n else None,
+        "f1": 2 * hit / (n + guess) if n + guess else 0.0,
+    }
 
 
 def _statistics(truth: Any, probability: Any) -> dict[str, bootstrap.Statistic]:

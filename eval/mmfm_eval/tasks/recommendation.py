@@ -25,7 +25,7 @@ from mmfm.next_item import Ranked, mid_ranks
 from mmfm_eval.metrics import bootstrap, top_k
 from mmfm_eval.metrics.recommenders import RECOMMENDERS, Recommender
 from mmfm_eval.readings import Ints, Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Score
+from mmfm_eval.tasks.base import Evaluator, Mistake, Score, worst
 
 PLACES = {"test": 1, "val": 2}
 BLOCK = 256
@@ -59,6 +59,7 @@ class Recommendation(Evaluator):
         self.config = config
         self._reading = Reading(config.source, place=PLACES[config.target])
         self._reached: dict[str, dict[str, float]] = {}
+        self._names: list[str] = []
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -76,6 +77,8 @@ class Recommendation(Evaluator):
                 f"target: {self.config.target} was trained on: the head holds the last {held_out} "
                 f"items of a history out, and {PLACES[self.config.target]} are needed"
             )
+
+        self._names = list(getattr(predictor.head, "item_ids", ()))
 
     def score(self, encoded: Mapping[Reading, Any]) -> Iterable[Score]:
         found: Ranked = encoded[self._reading]
@@ -117,6 +120,20 @@ class Recommendation(Evaluator):
             "interactions_before_target": sum(len(h) - 1 for h in found.histories),
             "baselines": self._reached,
         }
+
+    def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
+        """The histories whose next item stands farthest behind."""
+        found: Ranked = encoded[self._reading]
+        return [
+            Mistake(
+                source=self.config.source,
+                id=found.row_ids[i],
+                right=f"{self._names[int(found.histories[i][-1])]} came next",
+                said=f"rank {found.rank[i]:,.0f} of {found.candidates[i]:,}",
+                wrong=float(found.rank[i] - 1),
+            )
+            for i in worst(found.rank - 1, most)
+        ]
 
     def _baseline(self, name: str, found: Ranked) -> NDArray[np.float64]:
         """The ranks that a simple recommender gives to the same targets."""

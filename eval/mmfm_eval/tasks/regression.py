@@ -18,8 +18,11 @@ import numpy as np
 from mmfm.config import ConfigError
 from mmfm_eval.metrics import bootstrap, regression
 from mmfm_eval.readings import Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Score
+from mmfm_eval.tasks.base import Evaluator, Mistake, Score, worst
 from mmfm_eval.tasks.head import HeadReading
+
+POINTS = 400
+"""Of so many samples, spread over the true numbers, the details hold (right, said)."""
 
 
 @dataclass(kw_only=True)
@@ -36,6 +39,7 @@ class Regression(Evaluator):
     """See the module's text."""
 
     def __init__(self, config: Config) -> None:
+        self._source = config.source
         self._reading = HeadReading(config.source)
 
     @property
@@ -79,3 +83,26 @@ class Regression(Evaluator):
                 baseline=constant[name],
                 baseline_name="best constant",
             )
+
+    def details(self, encoded: Mapping[Reading, Any]) -> dict[str, Any]:
+        judged = encoded[self._reading]
+        order = np.argsort(judged.target, kind="stable")
+        spread = np.unique(np.linspace(0, len(order) - 1, POINTS).round().astype(int))
+        pairs = np.stack([judged.target, judged.predicted["value"]], axis=1)[order[spread]]
+        return {"rows": len(order), "points": pairs.astype(float).tolist()}
+
+    def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
+        """Those that are farthest off."""
+        judged = encoded[self._reading]
+        y, p = judged.target, judged.predicted["value"]
+        off = np.abs(np.asarray(y, np.float64) - p)
+        return [
+            Mistake(
+                source=self._source,
+                id=judged.row_ids[i],
+                right=f"{y[i]:.4g}",
+                said=f"{p[i]:.4g}",
+                wrong=float(off[i]),
+            )
+            for i in worst(off, most)
+        ]

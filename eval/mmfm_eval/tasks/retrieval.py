@@ -21,7 +21,7 @@ import numpy as np
 from mmfm_eval.metrics import bootstrap, ranking
 from mmfm_eval.metrics.neighbours import unit_rows
 from mmfm_eval.readings import Reading
-from mmfm_eval.tasks.base import Evaluator, Rows, Score, rows_of, same_row
+from mmfm_eval.tasks.base import Evaluator, Mistake, Rows, Score, rows_of, same_row, worst
 
 AT = (1, 5, 10)
 
@@ -133,6 +133,33 @@ class Retrieval(Evaluator):
             "gallery_groups": len(np.unique(right.groups)),
             "ties": f"cosines within {ranking.TIE} are tied and count as their expected rank",
         }
+
+    def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
+        """The queries of the first direction whose relevant items stand farthest behind."""
+        queries, gallery = self._sides(encoded)
+        excluded = same_row(queries, gallery) if self._same_kind else np.full(len(queries), -1)
+        ranks = ranking.first_relevant_ranks(
+            queries.x, gallery.x, queries.groups, gallery.groups, excluded
+        )
+        found = []
+        for i in worst(np.nan_to_num(ranks.rank, nan=1.0) - 1, most):
+            near = gallery.x @ queries.x[i]
+            if excluded[i] >= 0:
+                near[excluded[i]] = -np.inf
+            relevant = gallery.groups == queries.groups[i]
+            first, right = int(near.argmax()), int(np.where(relevant, near, -np.inf).argmax())
+            found.append(
+                Mistake(
+                    source=self.config.query.source,
+                    id=queries.ids[i],
+                    right="first",
+                    said=f"rank {ranks.rank[i]:,.0f} of {ranks.candidates[i]:,}",
+                    wrong=float(ranks.rank[i] - 1),
+                    beside={"came first": gallery.ids[first], "is right": gallery.ids[right]},
+                    beside_source=self.config.gallery.source,
+                )
+            )
+        return found
 
     @property
     def _symmetric(self) -> bool:

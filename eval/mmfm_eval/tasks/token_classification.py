@@ -19,10 +19,11 @@ import numpy as np
 from mmfm.config import ConfigError
 from mmfm.data.reader import SampleReader
 from mmfm.entities import OUTSIDE
+from mmfm.entities import entities as entities_of
 from mmfm.types import IGNORE_INDEX
 from mmfm_eval.metrics import bootstrap, classification, entities
 from mmfm_eval.readings import Ints, OwnPass, Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Score
+from mmfm_eval.tasks.base import Evaluator, Mistake, Score, Span, worst
 from mmfm_eval.tasks.head import HeadReading
 
 
@@ -99,9 +100,44 @@ class TokenClassification(Evaluator):
         judged = encoded[self._reading]
         if not self._are_entities():
             truth, predicted, _ = self._tokens(judged)
-            return {"per_class": classification.per_class(truth, predicted, self._names)}
+            table = classification.per_class(truth, predicted, self._names)
+            confusion = classification.confusion(truth, predicted, self._names)
+            return {
+                "per_class": table,
+                "averages": classification.averages(table),
+                **confusion,
+            }
         tags, told = self._tags(judged.target), self._tags(judged.predicted["tags"])
         return {"per_entity": entities.table(entities.count(tags, told))}
+
+    def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
+        """The texts with most entities, or tokens, that are wrong, missing or made up."""
+        judged = encoded[self._reading]
+        truth, told = self._tags(judged.target), self._tags(judged.predicted["tags"])
+        spans = [self._spans(*pair) for pair in zip(truth, told, strict=True)]
+        wrong = np.array([len(set(right) ^ set(said)) for right, said in spans])
+        found = []
+        for i in worst(wrong, most):
+            right, said = spans[i]
+            hits = len(set(right) & set(said))
+            found.append(
+                Mistake(
+                    source=self.config.source,
+                    id=judged.row_ids[i],
+                    right=f"{len(right)} marked",
+                    said=f"{len(said)} marked, {hits} of them right",
+                    wrong=float(wrong[i]),
+                    spans={"right": right, "said": said},
+                )
+            )
+        return found
+
+    def _spans(self, truth: list[str], told: list[str]) -> tuple[list[Span], list[Span]]:
+        """What to mark in a text: its entities; with other tags the tokens that are wrong."""
+        if self._are_entities():
+            return entities_of(truth), entities_of(told)
+        off = [i for i, (a, b) in enumerate(zip(truth, told, strict=True)) if a != b]
+        return [(truth[i], i, i + 1) for i in off], [(told[i], i, i + 1) for i in off]
 
     def _are_entities(self) -> bool:
         return all(n == OUTSIDE or n.startswith(("B-", "I-")) for n in self._names)

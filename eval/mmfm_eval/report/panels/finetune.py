@@ -104,12 +104,12 @@ class Config(PanelConfig):
         return Panel(self.title, html)
 
     def _compare(self, context: Context) -> _Compared:
-        outputs, ids = context.head_outputs(self.run, self.source)
+        outputs = context.head_outputs(self.run, self.source)
         label: str = context.run(self.run).recipe["head"]["label"]
         known = context.labelled(self.before, self.known, self.modality, label, outputs.names)
         known = known.take(known.labels >= 0)
         rows = context.rows(self.before, self.source, self.modality)
-        head_row = {name: i for i, name in enumerate(ids) if outputs.labels[i] >= 0}
+        head_row = {name: i for i, name in enumerate(outputs.ids) if outputs.labels[i] >= 0}
         rows = rows.take(np.array([name in head_row for name in rows.ids]))
         if not len(rows):
             raise ValueError(f"no sample of source {self.source!r} has the label {label!r}")
