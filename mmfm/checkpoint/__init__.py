@@ -14,7 +14,7 @@ the file ``latest`` beside it moves after that. ``best`` names the one with the 
 evaluation, and the score. Nothing is ever unpickled.
 """
 
-from mmfm.checkpoint.folder import best, latest, mark_best, prune
+from mmfm.checkpoint.folder import best, latest, mark_best, name_of, prune
 from mmfm.checkpoint.reading import FORMAT, Checkpoint, CheckpointError, Weights
 from mmfm.checkpoint.writing import check_writable, share_of_rank, write
 
@@ -27,6 +27,7 @@ __all__ = [
     "check_writable",
     "latest",
     "mark_best",
+    "name_of",
     "prune",
     "share_of_rank",
     "write",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
+from mmfm import distributed
 from mmfm.config import ConfigError
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
 from mmfm.predictor import Predictor
+from mmfm.train import findings
 from mmfm.train.log import RunLog, summary
 from mmfm.train.recipe import EvalConfig, Recipe
 
@@ -29,6 +32,7 @@ class Evaluation:
         self.predictor, self.log, self.section = predictor, log, section
         self.evaluators = build_evaluators(recipe, predictor, manifests, section)
         config: EvalConfig = getattr(recipe, section)
+        self.recipe, self.page = recipe, getattr(recipe, "report", None)
         self.data = {
             name: EvaluationSource(
                 name,
@@ -46,14 +50,27 @@ class Evaluation:
         found = {}
         when = f"step {step}" if self.section == "eval" else self.section
         for name, evaluator in self.evaluators.items():
-            found[name] = scores = evaluator(self.predictor, self.data)
+            found[name] = scores = self._scores(name, evaluator, step)
             for score in scores:
                 row = {"step": step, "split": self.section, "task": name, "metric": score.name}
-                beside = {"chance": score.chance, "baseline": score.baseline, "ci95": score.ci95}
-                self.log.evaluation({**row, "value": score.value, "n": score.n, **beside})
+                names = ("value", "n", "chance", "baseline", "baseline_name", "ci95")
+                self.log.evaluation({**row, **{name: getattr(score, name) for name in names}})
             for line in summary(scores):
                 self.log.say(f"{when}  {name}  {line}")
+        if self.page is not None and self.section == "eval" and found and distributed.is_main():
+            findings.prune(Path(self.recipe.run.dir), step, self.recipe.train.keep_best)
         return found
+
+    def _scores(self, name: str, evaluator: Any, step: int) -> list[Any]:
+        """The scores of a task; for the run's page, what else it found is kept."""
+        if self.page is None:
+            return list(evaluator(self.predictor, self.data))
+        # Mistakes of the test would be learnt from, by people.
+        tested = self.section == "test"
+        judged = evaluator.judge(self.predictor, self.data, 0 if tested else self.page.mistakes)
+        if distributed.is_main():
+            findings.keep(Path(self.recipe.run.dir), None if tested else step, name, judged)
+        return list(judged.scores)
 
 
 def build_evaluators(

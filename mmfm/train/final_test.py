@@ -102,7 +102,7 @@ def look_once(run: Run, log: RunLog) -> None:
 
 
 def _plain(score: Any) -> dict[str, Any]:
-    names = ("value", "n", "ci95", "chance", "baseline")
+    names = ("value", "n", "ci95", "chance", "baseline", "baseline_name")
     return {name: getattr(score, name) for name in names}
 
 

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from mmfm import checkpoint
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
@@ -89,12 +90,25 @@ def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | Non
 
 
 def show_before_and_after(run: Run) -> None:
-    """A table of every score of the evaluation at step 0 and at the end."""
+    """Every score of the evaluation at step 0 and at the end, or of the best step where that is
+    kept; below them the tables of the report.
+    """
+    kept = run.recipe.train.keep_best is not None
+    best = checkpoint.best(run.checkpoints) if kept else None
     rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if r.get("split") == "eval"]
     before = {(r["task"], r["metric"]): r for r in rows if r["step"] == 0}
-    after = {(r["task"], r["metric"]): r for r in rows}
-    for key, row in after.items():
+    last = {(r["task"], r["metric"]): r for r in rows}
+    after = {(r["task"], r["metric"]): r for r in rows if best and r["step"] == best["step"]}
+    if best is not None and after:
+        print(f"after: step {best['step']}, the best by {best['task']} {best['metric']}")
+    for key, row in (after or last).items():
         first = before.get(key)
-        chance = "" if row.get("chance") is None else f"  chance {row['chance']:.4f}"
         start = "" if first is None else f"before {first['value']:.4f}  "
-        print(f"{key[0]} {key[1]}: {start}after {row['value']:.4f}  n {row['n']}{chance}")
+        chance = "" if row.get("chance") is None else f"  chance {row['chance']:.4f}"
+        reached = row.get("baseline")
+        name = row.get("baseline_name") or "baseline"
+        baseline = "" if reached is None else f"  {name} {reached:.4f}"
+        print(f"{key[0]} {key[1]}: {start}after {row['value']:.4f}  n {row['n']}{chance}{baseline}")
+    page = getattr(run.recipe, "report", None)
+    for line in page.lines(run.folder) if page is not None else ():
+        print(line)

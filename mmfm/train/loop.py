@@ -70,6 +70,7 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     caches = open_caches(model, evaluated, folder, transforms=transforms, train=False)
     if run.begin is not None and found is None:
         run.begin()
+    weights = run.weights()  # ZeRO-3 would leave none to count
     going_on = found is None or found.step < recipe.train.max_steps
     negatives = negatives_of(run, found, sources, caches) if going_on else None
     pipeline = run.pipeline(
@@ -104,7 +105,7 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         trackers = [made(run.folder, plain) for made in find_trackers(recipe.run.trackers)]
     log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps, trackers)
     try:
-        _tell_settings(run)
+        _tell_settings(run, weights)
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         for line in run.warnings(pipeline):
@@ -122,7 +123,8 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     if ending in ("thaws", "mines"):
         trainer.engine.destroy()
     elif distributed.is_main():
-        report.write(run.folder)
+        page = getattr(run.recipe, "report", None)
+        (report if page is None else page).write(run.folder)
     return ending
 
 
@@ -135,10 +137,11 @@ def _tell_best(run: Run, log: RunLog) -> None:
         )
 
 
-def _tell_settings(run: Run) -> None:
+def _tell_settings(run: Run, weights: dict[str, int]) -> None:
     if distributed.is_main():
+        about = {**environment(), "weights": weights}
         write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
-        write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
+        write_text(run.folder / "environment.json", json.dumps(about, indent=1))
 
 
 def _tell_start(

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mmfm.checkpoint import Checkpoint
-from mmfm.config import Component, ConfigError, from_dict, read_yaml
+from mmfm.config import Component, ConfigError, component, from_dict, read_yaml
 from mmfm.data.pipeline import DataConfig
 from mmfm.data.subset import SubsetConfig
 from mmfm.task import FinetuneTaskConfig, PretrainTaskConfig
 from mmfm.train.epochs import resolve_epochs
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig
+
+PAGE = Component("mmfm_eval.report.runs", "finetuned")
 
 
 @dataclass(kw_only=True)
@@ -109,12 +111,14 @@ class FinetuneConfig(Recipe, FinetuneTaskConfig):
 
     `freeze`: "none" trains all that the model's own settings leave trainable, "encoders" all but
     the encoders, "model" the head only. For `init_head` and `replay` see `mmfm.train.refit`.
+    `report` writes report.html, null the plain one of pretraining.
     """
 
     init: str | None = None
     init_head: Literal["auto", "never"] = "auto"
     replay: float = 0.0
     freeze: Literal["none", "encoders", "model"] = "none"
+    report: Annotated[Any | None, PAGE] = field(default_factory=lambda: component({}, PAGE))
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -34,6 +34,11 @@ class Run:
         self.folder = Path(self.recipe.run.dir)
         self.checkpoints = self.folder / "checkpoints"
 
+    def weights(self) -> dict[str, int]:
+        """How many the task has, and how many of them train."""
+        counts = [(p.numel(), p.requires_grad) for p in self.task.parameters()]
+        return {"total": sum(n for n, _ in counts), "trained": sum(n for n, on in counts if on)}
+
     def warnings(self, pipeline: Pipeline) -> list[str]:
         """What is less than was asked for: what objectives read, and samples of a subset."""
         sources = {name: manifest for name, manifest, _ in pipeline.order.sources}

@@ -99,3 +99,34 @@ def running_mean(points: Points, share: float = 0.04) -> list[tuple[float, float
     last = np.minimum(np.arange(len(ys)) + reach + 1, len(ys))
     means = (sums[last] - sums[first]) / (last - first)
     return [(x, float(m)) for (x, _), m in zip(points, means, strict=True)]
+
+
+def scatter(pairs: Sequence[Sequence[float]]) -> Markup:
+    """What was said (up) over what is right (across), on one scale, with the line of no error."""
+    numbers = [x for pair in pairs for x in pair]
+    low, high = min(numbers), max(numbers)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
+    ticks = nice_ticks(low, high)
+    low, high = min(low, ticks[0]), max(high, ticks[-1])
+    side, left, top, bottom = 340.0, 46.0, 10.0, 34.0
+
+    def across(x: float) -> float:
+        return round(left + (x - low) / (high - low) * (side - left - 10), 1)
+
+    def down(y: float) -> float:
+        return round(top + (high - y) / (high - low) * (side - top - bottom), 1)
+
+    ends = f'x1="{left:g}" x2="{side - 10:g}"'
+    parts = [
+        f'<line class="grid" {ends} y1="{down(t)}" y2="{down(t)}"/>'
+        f'<text x="{left - 6:g}" y="{down(t)}" dy=".33em" class="end">{t:g}</text>'
+        f'<text x="{across(t)}" y="{side - 20:g}" class="middle">{t:g}</text>'
+        for t in ticks
+    ]
+    parts.append(f'<line class="chance" {ends} y1="{down(low)}" y2="{down(high)}"/>')
+    parts += [f'<circle class="point" cx="{across(x)}" cy="{down(y)}" r="3"/>' for x, y in pairs]
+    parts.append(f'<text x="{side - 10:g}" y="{side - 4:g}" class="end">right ▶, said ▲</text>')
+    label = f"said over right for {len(pairs)} samples, from {low:g} to {high:g}"
+    head = f'<svg class="chart scatter" viewBox="0 0 {side:g} {side:g}" role="img"'
+    return Markup(f'{head} aria-label="{escape(label)}">{"".join(parts)}</svg>')

@@ -14,7 +14,13 @@ _NAMES = {
     "macro_f1": "macro F1",
     "ece": "calibration error",
     "median_rank": "median rank",
+    "entity_f1": "entity F1",
+    "micro_f1": "micro F1",
+    "all_right": "all labels right",
+    "absolute_error": "mean absolute error",
+    "r2": "R²",
 }
+_PLAIN = ("r2", "rank_correlation")
 _LOWER_IS_BETTER = ("median_rank", "ece", "loss", "error")
 
 
@@ -42,7 +48,7 @@ class Row:
 
 def rows(scores: list[Score]) -> list[Row]:
     """The rows of one task. Shares lie on 0..100 %, ranks on a logarithmic axis that all ranks of
-    the task share, a loss on an axis of its own from 0 to the largest number of its row.
+    the task share, a loss on an axis of its own from 0 to the largest number of that name.
     """
     ranks = [
         x
@@ -51,7 +57,14 @@ def rows(scores: list[Score]) -> list[Row]:
         for x in (s.value, s.chance, s.baseline, *(s.ci95 or ()))
         if x is not None
     ]
-    return [_row(s, max(ranks, default=1.0)) for s in scores]
+    tops: dict[str, float] = {}
+    for s in scores:
+        tops[s.name] = max([tops.get(s.name, 0.0), *_numbers(s)])
+    return [_row(s, max(ranks, default=1.0), tops[s.name]) for s in scores]
+
+
+def _numbers(s: Score) -> list[float]:
+    return [x for x in (s.value, s.chance, s.baseline, *(s.ci95 or ())) if x is not None]
 
 
 def is_rank(name: str) -> bool:
@@ -68,14 +81,13 @@ def lower_is_better(name: str) -> bool:
     return name.endswith(_LOWER_IS_BETTER) and not name.endswith("added_loss")
 
 
-def _row(s: Score, longest: float) -> Row:
+def _row(s: Score, longest: float, largest: float) -> Row:
     rank = is_rank(s.name)
-    numbers = [x for x in (s.value, s.chance, s.baseline, *(s.ci95 or ())) if x is not None]
-    top = max(numbers) * 1.05 if is_loss(s.name) else 1.0
+    top = largest * 1.05 if is_loss(s.name) else 1.0
     direction, metric = split_name(s.name)
 
     def show(x: float | None) -> str:
-        return "–" if x is None else _number(x, s.name)
+        return "–" if x is None else number(x, s.name)
 
     def place(x: float | None) -> float | None:
         if x is None:
@@ -115,7 +127,7 @@ def split_name(name: str) -> tuple[str, str]:
         if name.endswith(f"_{ending}"):
             direction = name[: -len(ending) - 1].replace("_to_", " ▶ ")
             return direction, _NAMES.get(ending, ending)
-    return "", _NAMES.get(name, name)
+    return "", _NAMES.get(name, name.replace("_", " "))
 
 
 def judge(s: Score) -> tuple[str, bool]:
@@ -146,12 +158,18 @@ def judge(s: Score) -> tuple[str, bool]:
 def _interval(ci95: tuple[float, float] | None, name: str) -> str:
     if ci95 is None:
         return ""
-    low, high = (_number(x, name) for x in ci95)
+    low, high = (number(x, name) for x in ci95)
     return f"{low.removesuffix(' %')} – {high}"
 
 
-def _number(x: float, name: str) -> str:
-    if is_loss(name) or name.startswith(("NDCG@", "MRR@")) or name.endswith("MRR"):
+def number(x: float, name: str) -> str:
+    """A value of the metric `name`, as people read it."""
+    if (
+        is_loss(name)
+        or name in _PLAIN
+        or name.startswith(("NDCG@", "MRR@"))
+        or name.endswith("MRR")
+    ):
         return f"{x:.3f}"
     if is_rank(name):
         return f"{x:,.0f}" if x == int(x) or x >= 100 else f"{x:.1f}"

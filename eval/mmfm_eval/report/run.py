@@ -52,14 +52,19 @@ class Run:
         path = self.path / "metrics.jsonl"
         if not path.is_file():
             raise Missing(f"{self.path} has no metrics.jsonl: the run logged nothing.")
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines if line.strip()]
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [row for line in lines if (row := _row(line)) is not None]
 
     @cached_property
     def training(self) -> dict[int, Json]:
         """Step ▶ its row, the last one where a step was run again."""
         rows = {r["step"]: r for r in self._metrics if r.get("split") == "train"}
         return dict(sorted(rows.items()))
+
+    @cached_property
+    def events(self) -> list[Json]:
+        """What happened besides steps and evaluations, in its order."""
+        return [row for row in self._metrics if "event" in row]
 
     @cached_property
     def evaluations(self) -> dict[tuple[str, str], dict[int, Json]]:
@@ -81,3 +86,13 @@ class Run:
         found = json.loads(path.read_text(encoding="utf-8"))
         assert isinstance(found, dict)
         return found
+
+
+def _row(line: str) -> Json | None:
+    """A line of metrics.jsonl; None for one that a killed run left half-written."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    assert isinstance(row, dict)
+    return row

@@ -9,15 +9,16 @@ scores:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from mmfm_eval.report.charts import Chart, running_mean
 from mmfm_eval.report.missing import Missing
 from mmfm_eval.report.panels.base import Panel, PanelConfig
-from mmfm_eval.report.rows import percent
+from mmfm_eval.report.rows import number
 from mmfm_eval.report.template import render
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class Config(PanelConfig):
         run = context.run(self.run)
         if not run.training:
             raise Missing(f"{run.path} has not logged a step yet.")
-        html = render(__name__, scores=self._scores(run), losses=_losses(run))
+        html = render(__name__, scores=self._scores(run), losses=losses(run))
         return Panel(self.title, html)
 
     def _scores(self, run: Run) -> list[tuple[str, str, Markup]]:
@@ -60,21 +61,27 @@ class Config(PanelConfig):
                     f"scores.{label}: run {run.name} logged no {wanted.task} {wanted.metric}; "
                     f"it has {have}"
                 )
-            last = rows[max(rows)]
-            chart = Chart(
-                [(step, row["value"]) for step, row in rows.items()],
-                band=[(step, *row["ci95"]) for step, row in rows.items() if row.get("ci95")],
-                level=last.get("chance"),
-                zero=True,
-                dots=True,
-                say=lambda y: f"{100 * y:.0f} %",
-            )
-            said = f"{label}: {percent(last['value'])} at step {last['step']}"
-            charts.append((label, percent(last["value"]), chart.svg(said)))
+            charts.append(of_score(label, wanted.metric, rows))
         return charts
 
 
-def _losses(run: Run) -> list[tuple[str, str, Markup]]:
+def of_score(label: str, metric: str, rows: Mapping[int, Any]) -> tuple[str, str, Markup]:
+    """A chart of a score's rows by step: its label, the last value, the chart."""
+    last = rows[max(rows)]
+    share = number(0.5, metric).endswith("%")
+    chart = Chart(
+        [(step, row["value"]) for step, row in rows.items()],
+        band=[(step, *row["ci95"]) for step, row in rows.items() if row.get("ci95")],
+        level=last.get("chance"),
+        zero=True,
+        dots=True,
+        say=(lambda y: f"{100 * y:.0f} %") if share else (lambda y: f"{y:g}"),
+    )
+    value = number(last["value"], metric)
+    return label, value, chart.svg(f"{label}: {value} at step {last['step']}")
+
+
+def losses(run: Run) -> list[tuple[str, str, Markup]]:
     """A chart for each term of each objective; an objective with one term has one chart."""
     keys = sorted({k for row in run.training.values() for k in row if k.endswith("_loss")})
     terms = [k for k in keys if "/" in k] or keys

@@ -1,0 +1,61 @@
+"""What an evaluation found besides its scores, kept in the run's folder for report.html: details
+and worst mistakes.
+
+    evaluation/step_00000106/entities.json
+    evaluation/test/entities.json
+
+Of the steps only the first stays, the newest, and the best by `train.keep_best`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mmfm import checkpoint
+from mmfm.files import write_json
+from mmfm.train.best import KeepBest
+
+FOLDER = "evaluation"
+TEST = "test"
+
+
+def keep(run: Path, step: int | None, task: str, judged: Any) -> None:
+    """Keep what an evaluator's `judge` gave, of `step`, None for the test."""
+    folder = run / FOLDER / (TEST if step is None else checkpoint.name_of(step))
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        "task": task,
+        "scores": [score._asdict() for score in judged.scores],
+        "details": judged.details,
+        "mistakes": [asdict(mistake) for mistake in judged.mistakes],
+    }
+    write_json(folder / f"{quote(task, safe=' ')}.json", found)
+
+
+def prune(run: Path, newest: int, by: KeepBest | None) -> None:
+    """Delete the findings of all steps but those that stay."""
+    steps = sorted((run / FOLDER).glob("step_*"))
+    stay = {steps[0], run / FOLDER / checkpoint.name_of(newest)}
+    stay |= {_best(steps, by)} if by is not None else set()
+    for step in steps:
+        if step not in stay:
+            shutil.rmtree(step, ignore_errors=True)
+
+
+def _best(steps: list[Path], by: KeepBest) -> Path | None:
+    """None of step 0, which no checkpoint is of."""
+    best, highest = None, None
+    for step in steps:
+        path = step / f"{quote(by.task, safe=' ')}.json"
+        if step.name == checkpoint.name_of(0) or not path.is_file():
+            continue
+        scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
+        value = next(float(s["value"]) for s in scores if s["name"] == by.metric)
+        if by.is_better(value, highest):
+            best, highest = step, value
+    return best
