@@ -40,8 +40,8 @@ def keep(run: Path, step: int | None, task: str, judged: Any) -> None:
 def prune(run: Path, newest: int, by: KeepBest | None) -> None:
     """Delete the findings of all steps but those that stay."""
     steps = sorted((run / FOLDER).glob("step_*"))
-    stay = {steps[0], run / FOLDER / checkpoint.name_of(newest)}
-    stay |= {_best(steps, by)} if by is not None else set()
+    best = None if by is None else _best(steps, by)
+    stay = {steps[0], best, run / FOLDER / checkpoint.name_of(newest)}
     for step in steps:
         if step not in stay:
             shutil.rmtree(step, ignore_errors=True)

@@ -20,7 +20,7 @@ _NAMES = {
     "absolute_error": "mean absolute error",
     "r2": "R²",
 }
-_PLAIN = ("r2", "rank_correlation")
+_PLAIN = ("MRR", "r2", "rank_correlation")
 _LOWER_IS_BETTER = ("median_rank", "ece", "loss", "error")
 
 
@@ -164,12 +164,7 @@ def _interval(ci95: tuple[float, float] | None, name: str) -> str:
 
 def number(x: float, name: str) -> str:
     """A value of the metric `name`, as people read it."""
-    if (
-        is_loss(name)
-        or name in _PLAIN
-        or name.startswith(("NDCG@", "MRR@"))
-        or name.endswith("MRR")
-    ):
+    if is_loss(name) or name.endswith(_PLAIN) or name.startswith(("NDCG@", "MRR@")):
         return f"{x:.3f}"
     if is_rank(name):
         return f"{x:,.0f}" if x == int(x) or x >= 100 else f"{x:.1f}"

@@ -81,12 +81,12 @@ class Sources:
 
     def _card(self, mistake: Mapping[str, Any]) -> Card:
         sample = self._show(mistake["source"], mistake["id"])
-        sides = {side: [tuple(span) for span in s] for side, s in mistake["spans"].items()}
         marked = {}
-        if sides and sample.tokens:
+        if mistake["spans"] and sample.tokens:
+            right, said = (mistake["spans"][side] for side in ("right", "said"))
             marked = {
-                side: pieces(sample.tokens, own, [s for x, s in sides.items() if x != side][0])
-                for side, own in sides.items()
+                "right": pieces(sample.tokens, right, said),
+                "said": pieces(sample.tokens, said, right),
             }
         beside = {
             what: self._show(mistake["beside_source"], name)
@@ -169,8 +169,12 @@ def _shown(raw: RawSample, name: str) -> Shown:
     return shown
 
 
-def pieces(tokens: Sequence[str], own: Sequence[Any], other: Sequence[Any]) -> list[Piece]:
-    """The text with the spans of one side marked, cut to what is near a span of either."""
+def pieces(
+    tokens: Sequence[str], own: Sequence[Sequence[Any]], other: Sequence[Sequence[Any]]
+) -> list[Piece]:
+    """The text with the spans [type, start, end] of one side marked, cut to what is near a span of
+    either.
+    """
     near = set[int]()
     for _, start, end in (*own, *other):
         near |= set(range(start - AROUND, end + AROUND))
@@ -188,7 +192,7 @@ def pieces(tokens: Sequence[str], own: Sequence[Any], other: Sequence[Any]) -> l
         if place in starts:
             kind, end = starts[place]
             flush()
-            both = (kind, place, end) in other
+            both = [kind, place, end] in other
             found.append(Piece(" ".join(tokens[place:end]), kind, both))
             place = end
             continue

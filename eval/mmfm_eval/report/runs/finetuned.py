@@ -101,7 +101,6 @@ class ScoreRow:
 class Task:
     """A task as the page shows it; `kept`: whether the run kept more than its scores."""
 
-    id: str
     name: str
     kind: str
     source: str
@@ -123,7 +122,6 @@ def _task(
     settings = section["tasks"].get(name) or {}
     kind = str(settings.get("type", "")).rpartition(".")[2]
     return Task(
-        id=name,
         name=name.replace("_", " "),
         kind=kind.replace("_", " "),
         source=str(settings.get("source", "")),
