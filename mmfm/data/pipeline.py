@@ -23,6 +23,7 @@ from mmfm.config import ConfigError
 from mmfm.data.collate import collate
 from mmfm.data.decode import TRANSFORMS, Sample, SampleDecoder, build_transforms
 from mmfm.data.feature_cache import FeatureCache
+from mmfm.data.hard_negatives import NegativeDraws, NegativeTable
 from mmfm.data.loading import load
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Draw, Order
@@ -31,6 +32,7 @@ from mmfm.data.reader import SampleReader
 from mmfm.data.remote.cache import CacheConfig
 from mmfm.data.remote.fetch import RemoteConfig, Traffic
 from mmfm.data.remote.prefetch import Prefetcher, check_cache
+from mmfm.data.subset import SubsetConfig, subset_of
 from mmfm.data.transforms.base import BadSample
 from mmfm.types import Batch, Label
 
@@ -40,17 +42,18 @@ MAX_REPLACEMENTS = 64
 
 
 class Place(Protocol):
-    """Where a data set lies: what `Manifest.open` takes."""
+    """Where a data set lies: what `Manifest.open` takes, and which part of it is meant."""
 
     path: str
     splits: list[str] | None
     modalities: list[str] | None
+    subset: SubsetConfig | None
 
 
 @dataclass(kw_only=True)
 class SourceConfig:
     """One data set. `path`, `splits`, `modalities`: what `Manifest.open` takes; `path` may be a
-    URL.
+    URL. `subset`: a part of it, as `mmfm.data.subset` draws it.
 
     `weight`: its share, relative to the other sources' (unset: its number of samples).
     `masked_view`: whether its samples enter the masked view; false spares the time where masked
@@ -60,6 +63,7 @@ class SourceConfig:
     path: str
     splits: list[str] | None = None
     modalities: list[str] | None = None
+    subset: SubsetConfig | None = None
     weight: float | None = None
     masked_view: bool = True
 
@@ -97,7 +101,7 @@ class DataConfig:
 
     def open(self, source: Place) -> Manifest:
         """The data set of a source, of these or another. ValueError where it can't be opened."""
-        return Manifest.open(
+        opened = Manifest.open(
             source.path,
             source.splits,
             source.modalities,
@@ -105,6 +109,7 @@ class DataConfig:
             self.remote,
             self.transforms,
         )
+        return opened if source.subset is None else subset_of(opened, source.subset)
 
     def open_sources(self) -> list[tuple[str, Manifest, float | None]]:
         """(name, manifest, weight) of each source. ConfigError where one can't be opened."""
@@ -139,34 +144,43 @@ class _MicroBatches:
         decoder: SampleDecoder,
         streams: list[list[int]],
         masked_view: list[bool],
+        negatives: NegativeTable | None,
     ) -> None:
         self.order = order
         self.reader = reader
         self.decoder = decoder
         self.streams = streams
         self.masked_view = masked_view  # by source
+        self.negatives = None if negatives is None else NegativeDraws(negatives, reader, decoder)
 
     def __getitem__(self, task: tuple[int, int]) -> _Made:
         step, number = task
         bad: list[BadRecord] = []
-        samples = [
-            self._sample(draw, bad)
-            for stream in self.streams[number]
-            for draw in self.order.stream_slots(step, stream)
-        ]
+        samples: list[Sample] = []
+        negatives: list[Sample] = []
+        for stream in self.streams[number]:
+            for draw in self.order.stream_slots(step, stream):
+                sample, place = self._sample(draw, bad)
+                samples.append(sample)
+                if self.negatives is not None:
+                    negatives += self.negatives.of(sample, draw, place, bad)
+        samples += negatives
         batch = collate(samples, self.decoder.transforms)
         return _Made(batch, bad, len(samples) + len(bad), _take_traffic(self.reader))
 
-    def _sample(self, draw: Draw, bad: list[BadRecord]) -> Sample:
-        """The sample of a place, or the first good one of those that may replace it."""
+    def _sample(self, draw: Draw, bad: list[BadRecord]) -> tuple[Sample, tuple[int, int, int]]:
+        """The sample of a place, or the first good one of those that may replace it, and where it
+        was read: source, shard, index.
+        """
         candidate = draw
         for attempt in range(MAX_REPLACEMENTS + 1):
             try:
-                raw = self.reader.read(candidate.source, candidate.shard, candidate.index)
+                place = candidate.source, candidate.shard, candidate.index
+                raw = self.reader.read(*place)
                 sample = self.decoder.decode(raw, draw.seed)
                 sample.masked_view = self.masked_view[draw.source]
                 sample.stream = draw.stream
-                return sample
+                return sample, place
             except BadSample as problem:
                 bad.append(BadRecord.of(problem))
                 last = problem
@@ -189,7 +203,8 @@ class Pipeline:
     `specs`: modality ▶ spec of its encoder. `micro_batch_size`: a multiple of `global_batch_size /
     streams` (None: the rank's whole share). `label`: gives ``labels``.
     `cache`: modality ▶ outputs of a frozen encoder, which take the place of its inputs; `raw`:
-    modalities whose inputs are given all the same. `quarantine`: file for bad samples.
+    modalities whose inputs are given all the same. `negatives`: the hard ones that stand behind the
+    samples of each micro-batch. `quarantine`: file for bad samples.
     ConfigError where the settings, the data and the number of ranks don't fit.
     """
 
@@ -206,6 +221,7 @@ class Pipeline:
         label: Label | None = None,
         cache: Mapping[str, FeatureCache] | None = None,
         raw: Collection[str] = (),
+        negatives: NegativeTable | None = None,
         quarantine: Path | None = None,
         pin_memory: bool = False,
     ) -> None:
@@ -227,6 +243,7 @@ class Pipeline:
         self.samples_seen = samples_seen
         self.samples_read = 0
         self._traffic = Traffic()
+        self.negatives = negatives
         self._quarantine = Quarantine(quarantine, rank)
         self._pin_memory = pin_memory
         transforms = build_transforms(specs, config.transforms)
@@ -236,6 +253,7 @@ class Pipeline:
             decoder=SampleDecoder(transforms, train=True, label=label, cache=cache, raw=raw),
             streams=self._groups,
             masked_view=[source.masked_view for source in config.sources.values()],
+            negatives=negatives,
         )
 
     @property

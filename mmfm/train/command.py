@@ -56,7 +56,7 @@ def main(
                 print(text)
             return 0
         start_process_group()
-        while (ending := train(run, found)) == "thaws":
+        while (ending := train(run, found)) in ("thaws", "mines"):
             run, found = _go_on(prepare(args.config, args.overrides))
         if ending == "done" and after is not None and distributed.is_main():
             after(run)
@@ -128,6 +128,7 @@ def plan(run: Run, found: Checkpoint | None) -> str:
     start = f"step {found.step} of {found.path}" if found else "the start"
     lines = [
         f"run       {run.folder}, {recipe.train.max_steps} steps from {start}",
+        _in_epochs(run, pipeline.order),
         f"batch     {size} = {world_size} ranks × {parts} micro-batches × {micro}; grad_cache "
         f"{'on' if cached else 'off'}",
         *_parameters(run),
@@ -147,9 +148,24 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         if count:
             lines.append(f"  {source}: {count} samples have no known modality and are left out")
     lines += _mixture(pipeline.order, recipe.train.max_steps)
-    lines += [f"warning   {line}" for line in run.never_there(pipeline)]
+    lines += [f"warning   {line}" for line in run.warnings(pipeline)]
     lines.append("deepspeed " + json.dumps(engine))
     return "\n".join(lines)
+
+
+def _in_epochs(run: Run, order: Order) -> str:
+    """How many epochs the run, and the time from one evaluation or checkpoint to the next, are."""
+    train = run.recipe.train
+    samples = sum(stratum.samples for stratum in order.strata)
+    told = [
+        f"{name} {steps * order.global_batch_size / samples:.3g}"
+        for name, steps in (
+            ("all steps", train.max_steps),
+            ("eval_every", train.eval_every),
+            ("save_every", train.save_every),
+        )
+    ]
+    return f"epochs    {samples:,} samples in each; {', '.join(told)}"
 
 
 def _mixture(order: Order, steps: int) -> list[str]:

@@ -22,6 +22,7 @@ from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.refit import HeadBefore, head_before, join_replay, take_head
 from mmfm.train.run import Run
+from mmfm.train.targets import settle_head
 from mmfm.types import Label
 from mmfm.weights import load_model
 
@@ -41,6 +42,7 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     join_replay(recipe, found)
     before = head_before(recipe, found)
     label = find_label(recipe, before.names if isinstance(before, HeadBefore) else ())
+    settle_head(recipe, label)
     if recipe.freeze != "none":
         # In the recipe, so that the checkpoint says it too.
         for encoder in recipe.model.encoders.values():
@@ -88,7 +90,7 @@ def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | Non
 
 def show_before_and_after(run: Run) -> None:
     """A table of every score of the evaluation at step 0 and at the end."""
-    rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if "metric" in r]
+    rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if r.get("split") == "eval"]
     before = {(r["task"], r["metric"]): r for r in rows if r["step"] == 0}
     after = {(r["task"], r["metric"]): r for r in rows}
     for key, row in after.items():

@@ -12,9 +12,12 @@ from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_text
 from mmfm.predictor import Predictor
+from mmfm.train.best import Patience
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.final_test import check_test, look_once
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
+from mmfm.train.mining import negatives_of, tell_negatives
 from mmfm.train.optim import frozen_until, groups_of, maker
 from mmfm.train.optim.groups import check_freeze, freeze_parts
 from mmfm.train.resume import check_resume, restored
@@ -40,15 +43,18 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     checkpoint.check_writable(run.folder)
     check_keep_best(recipe)
     find_trackers(recipe.run.trackers)
-    build_evaluators(recipe, Predictor(run.task, run.label), open_manifests(recipe))
+    predictor = Predictor(run.task, run.label)
+    build_evaluators(recipe, predictor, open_manifests(recipe))
+    check_test(recipe, predictor)
 
 
 def train(run: Run, found: Checkpoint | None) -> Ending:
-    """Train to the end, to where a rank is asked to stop, or to where a part of the model begins to
-    train; collective, in a started process group.
+    """Train to the end, to where a rank is asked to stop, to where a part of the model begins to
+    train, or to where hard negatives are searched anew; collective, in a started process group.
 
-    ZeRO would ignore what becomes trainable later: after "thaws" a run that is prepared anew must
-    go on from the checkpoint that is written.
+    ZeRO would ignore what becomes trainable later, and the workers know one table of negatives:
+    after "thaws" and "mines" a run that is prepared anew must go on from the checkpoint that is
+    written.
 
     `check` has passed, and has put the checkpoint's weights into the task.
     """
@@ -62,15 +68,18 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     evaluated = list(eval_manifests.items())
     # The same caches, opened when all is in them.
     caches = open_caches(model, evaluated, folder, transforms=transforms, train=False)
+    if run.begin is not None and found is None:
+        run.begin()
+    going_on = found is None or found.step < recipe.train.max_steps
+    negatives = negatives_of(run, found, sources, caches) if going_on else None
     pipeline = run.pipeline(
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
         cache=caches,
         raw=run.task.raw,
+        negatives=None if negatives is None else negatives.table,
         quarantine=run.folder / "quarantine.jsonl",
     )
-    if run.begin is not None and found is None:
-        run.begin()
     trainer = Trainer(
         run.task,
         recipe.train,
@@ -81,8 +90,11 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     )
     stop = StopSignals(tell=distributed.is_main())
     steps = together(iter(pipeline), stop)
+    start = 0 if found is None else found.step
+    patience = Patience(recipe.train.patience, recipe.train.keep_best, run.folder, start)
+    done = start >= recipe.train.max_steps or patience.over
     if found is not None:
-        if found.step < recipe.train.max_steps:
+        if not done:
             steps = restored(trainer, found, steps)
         trainer.step_index = found.step
     trackers = []
@@ -95,18 +107,32 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         _tell_settings(run)
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
-        for line in run.never_there(pipeline):
+        for line in run.warnings(pipeline):
             log.say(f"warning: {line}")
-        _tell_start(run, found, evaluation, log)
+        _tell_start(run, found, done, evaluation, log)
+        if negatives is not None:
+            tell_negatives(negatives, log)
         saver = Saver(run, trainer, pipeline, None if found is None else found.step)
-        ending = Steps(run, trainer, pipeline, steps, evaluation, saver, log).run(stop)
+        ending = Steps(run, trainer, pipeline, steps, evaluation, saver, patience, log).run(stop)
+        if ending == "done":
+            _tell_best(run, log)
+            look_once(run, log)
     finally:
         log.close()
-    if ending == "thaws":
+    if ending in ("thaws", "mines"):
         trainer.engine.destroy()
     elif distributed.is_main():
         report.write(run.folder)
     return ending
+
+
+def _tell_best(run: Run, log: RunLog) -> None:
+    best = checkpoint.best(run.checkpoints) if run.recipe.train.keep_best is not None else None
+    if best is not None:
+        log.say(
+            f"the best checkpoint is {run.checkpoints / 'best'}: {best['checkpoint']}, "
+            f"{best['task']} {best['metric']} {best['value']:.4f}"
+        )
 
 
 def _tell_settings(run: Run) -> None:
@@ -115,13 +141,15 @@ def _tell_settings(run: Run) -> None:
         write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
 
 
-def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log: RunLog) -> None:
+def _tell_start(
+    run: Run, found: Checkpoint | None, done: bool, evaluation: Evaluation, log: RunLog
+) -> None:
     if found is None:
         for line in run.notes:
             log.say(line)
         if run.evaluate_first:
             evaluation.run(0)
-    elif found.step < run.recipe.train.max_steps:
+    elif not done:
         log.event("resume", step=found.step)
         log.say(f"continuing from {found.path.name} at step {found.step}")
     else:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import Component, ConfigError, from_dict, read_yaml
 from mmfm.data.pipeline import DataConfig
+from mmfm.data.subset import SubsetConfig
 from mmfm.task import FinetuneTaskConfig, PretrainTaskConfig
+from mmfm.train.epochs import resolve_epochs
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig
 
@@ -36,11 +38,14 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class EvalSource:
-    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities."""
+    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities; and
+    which part of it, as `mmfm.data.subset` draws it.
+    """
 
     path: str
     splits: list[str] | None = None
     modalities: list[str] | None = None
+    subset: SubsetConfig | None = None
 
 
 @dataclass(kw_only=True)
@@ -60,8 +65,8 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class Recipe:
-    """The sections that pretraining and fine-tuning share. `deepspeed` overrides keys of
-    DeepSpeed's own JSON.
+    """The sections that pretraining and fine-tuning share. `test` is as `eval`, but looked at once,
+    when the run is done. `deepspeed` overrides keys of DeepSpeed's own JSON.
     """
 
     run: RunConfig
@@ -69,6 +74,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    test: EvalConfig = field(default_factory=EvalConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -131,7 +137,9 @@ def _check_start(optim: OptimConfig, init: str | None) -> None:
 
 
 def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    return from_dict(PretrainConfig, read_yaml(path, overrides))
+    raw = read_yaml(path, overrides)
+    resolve_epochs(raw)
+    return from_dict(PretrainConfig, raw)
 
 
 def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -155,6 +163,7 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
             data["transforms"] = merge(inherited, data.get("transforms") or {})
     elif "model" not in raw:
         raise ConfigError("name a checkpoint as init, or describe a model")
+    resolve_epochs(raw)
     return from_dict(FinetuneConfig, raw)
 
 

@@ -18,7 +18,7 @@ from mmfm.train.trainer import Trainer
 from mmfm.types import Batch
 
 _ORDER = ("streams", "global_batch_size", "block_shards")
-_OF_SOURCE = ("splits", "modalities", "weight")
+_OF_SOURCE = ("splits", "modalities", "subset", "weight")
 
 
 def resume_point(recipe: Recipe) -> Checkpoint | None:
@@ -80,7 +80,7 @@ def _order_settings(seed: int, data: Mapping[str, Any]) -> Iterator[tuple[str, A
     yield "run.seed", seed
     yield from ((f"data.{key}", data[key]) for key in _ORDER)
     for name, source in data["sources"].items():
-        yield from ((f"data.sources.{name}.{key}", source[key]) for key in _OF_SOURCE)
+        yield from ((f"data.sources.{name}.{key}", source.get(key)) for key in _OF_SOURCE)
 
 
 def restored(

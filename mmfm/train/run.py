@@ -11,6 +11,7 @@ from mmfm import distributed
 from mmfm.data.pipeline import Pipeline
 from mmfm.objectives.base import Objective
 from mmfm.task import Task
+from mmfm.train.evaluation import open_manifests
 from mmfm.train.recipe import Recipe
 from mmfm.types import Label
 
@@ -32,6 +33,14 @@ class Run:
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.dir)
         self.checkpoints = self.folder / "checkpoints"
+
+    def warnings(self, pipeline: Pipeline) -> list[str]:
+        """What is less than was asked for: what objectives read, and samples of a subset."""
+        sources = {name: manifest for name, manifest, _ in pipeline.order.sources}
+        notes = [f"data.sources.{n}: {line}" for n, m in sources.items() for line in m.notes]
+        evaluated = open_manifests(self.recipe).items()
+        notes += [f"eval.sources.{n}: {line}" for n, m in evaluated for line in m.notes]
+        return self.never_there(pipeline) + notes
 
     def never_there(self, pipeline: Pipeline) -> list[str]:
         """A sentence for each objective that reads what no sample of the sources has."""

@@ -14,6 +14,7 @@ from mmfm.data.loading import WorkerDiedError
 from mmfm.data.pipeline import Pipeline
 from mmfm.data.quarantine import check_bad_share
 from mmfm.files import write_json
+from mmfm.train.best import Patience
 from mmfm.train.engine.pieces import averaged_weights
 from mmfm.train.evaluation import Evaluation
 from mmfm.train.health.activations import ActivationNorms
@@ -23,6 +24,7 @@ from mmfm.train.health.watchdog import Watchdog
 from mmfm.train.log import RunLog
 from mmfm.train.log.flops import FlopCounter, peak_flops
 from mmfm.train.log.measure import Clock, count_tokens, metrics_row
+from mmfm.train.mining import next_mining
 from mmfm.train.optim import frozen_until
 from mmfm.train.optim.groups import next_thaw
 from mmfm.train.run import Run
@@ -31,13 +33,13 @@ from mmfm.train.signals import StopSignals
 from mmfm.train.trainer import StepResult, Trainer
 from mmfm.types import Batch
 
-Ending = Literal["done", "stopped", "thaws"]
+Ending = Literal["done", "stopped", "thaws", "mines"]
 
 
 @dataclass
 class Steps:
-    """``run()`` goes to the end, to where a rank is asked to stop, or to where a part of the model
-    begins to train; collective.
+    """``run()`` goes to the end, to where a rank is asked to stop, to where a part of the model
+    begins to train, or to where hard negatives are searched anew; collective.
     """
 
     of: Run
@@ -46,6 +48,7 @@ class Steps:
     batches: Iterator[list[Batch]]
     evaluation: Evaluation
     saver: Saver
+    patience: Patience
     log: RunLog
     clock: Clock = field(init=False)
 
@@ -53,6 +56,7 @@ class Steps:
         recipe, device = self.of.recipe, self.trainer.engine.device
         self.config, self.ema = recipe.train, recipe.optim.ema
         self.thaw = next_thaw(frozen_until(self.of.task, recipe.optim), self.trainer.step_index)
+        self.mining = next_mining(self.of.task, self.trainer.step_index)
         self.alarms = Alarms(self.config.alarms, self.of.task)
         self.clock = Clock(recipe.data.global_batch_size)
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
@@ -61,7 +65,7 @@ class Steps:
     def run(self, stop: StopSignals) -> Ending:
         """Where it ended; unless that is the last step, its checkpoint is written."""
         with stop, Watchdog(self.of.folder, self.config.stall_s) as watchdog:
-            while self.trainer.step_index < self.config.max_steps:
+            while self.trainer.step_index < self.config.max_steps and not self.patience.over:
                 watchdog.step = self.trainer.step_index
                 self.clock.start()
                 micro_batches = next(self.batches, None)
@@ -69,9 +73,14 @@ class Steps:
                     self._stop()
                     return "stopped"
                 self._step(micro_batches)
-                if self.trainer.step_index == self.thaw and self.thaw < self.config.max_steps:
+                step = self.trainer.step_index
+                if step >= self.config.max_steps:
+                    break
+                if self.patience.over:
+                    self._stop_early()
+                elif step in (self.thaw, self.mining):
                     self.saver.save()
-                    return "thaws"
+                    return "thaws" if step == self.thaw else "mines"
         return "done"
 
     def _step(self, micro_batches: list[Batch]) -> None:
@@ -98,6 +107,7 @@ class Steps:
             with averaged_weights(self.trainer.engine) if averaged else nullcontext():
                 scores = self.evaluation.run(step)
             self.saver.keep_best(scores)
+            self.patience.add(scores)
         if saves:
             self.saver.save()
 
@@ -132,6 +142,16 @@ class Steps:
         auto = self.of.recipe.run.resume == "auto"  # a path may lead back to an older step
         how = "the same command" if auto else "the same command with run.resume=auto"
         self.log.say(f"stopped after step {step}; {how} goes on from there")
+
+    def _stop_early(self) -> None:
+        step, patience = self.trainer.step_index, self.patience
+        self.saver.save()
+        self.log.event("early_stop", step=step, best=patience.best)
+        best = "none" if patience.best is None else f"{patience.best:.4f}"
+        self.log.say(
+            f"done after step {step}: the last {patience.without} evaluations are no better than "
+            f"the best before, {best}"
+        )
 
     def _check_data(self) -> None:
         """Stop on all ranks together where too many samples were bad."""
