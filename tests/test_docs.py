@@ -12,7 +12,7 @@ import yaml
 from mmfm.config import Component, component, from_dict
 from mmfm.lora import LoraConfig
 from mmfm.train.optim import OptimConfig
-from mmfm.train.recipe import PretrainConfig
+from mmfm.train.recipe import FinetuneConfig, PretrainConfig, merge
 from mmfm_eval.suite import SuiteConfig
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +98,13 @@ def test_the_settings_of_the_training_page_are_valid() -> None:
     assert len(optims) == 3
     for optim in optims:
         from_dict(OptimConfig, optim["optim"])
+
+
+def test_the_recipes_of_the_refit_page_are_valid() -> None:
+    whole = {"encoders": {"text": {"type": "hf_model", "name": "x"}}}
+    for recipe in recipes("refit-and-distil.md"):
+        model = merge(whole, recipe.pop("model", {}))
+        from_dict(FinetuneConfig, {**recipe, "model": model})
 
 
 def test_the_suite_of_the_evaluation_page_is_valid() -> None:
