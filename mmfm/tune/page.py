@@ -144,11 +144,9 @@ def _against(
         ticks = [(low, f"{space.low:g}"), (high, f"{space.high:g}")]
         places = [scale(trial.params[name]) for trial in done]
     else:
-        shown = [v if isinstance(v, str) else json.dumps(v) for v in space.values]
-        low, high = -0.5, len(shown) - 0.5
-        ticks = [(float(at), text) for at, text in enumerate(shown)]
-        stored = [v if isinstance(v, str) else json.dumps(v) for v in space.values]
-        places = [float(stored.index(_text(trial.params[name]))) for trial in done]
+        low, high = -0.5, len(space.values) - 0.5
+        ticks = [(float(at), _text(value)) for at, value in enumerate(space.values)]
+        places = [float(space.stored.index(trial.params[name])) for trial in done]
     axes = _Axes((low, high), values)
     dots = [
         axes.dot(

@@ -69,6 +69,10 @@ class Range:
     def examples(self) -> list[Any]:
         return [self.low, self.high]
 
+    def __str__(self) -> str:
+        step = "" if self.step is None else f" in steps of {self.step:g}"
+        return f"{self.low:g} to {self.high:g}{step}{', log' if self.log else ''}"
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -77,13 +81,16 @@ class Choices:
     values: tuple[Any, ...]
 
     def suggest(self, trial: Suggests, name: str) -> Any:
-        return self.values[self._stored.index(trial.suggest_categorical(name, self._stored))]
+        return self.values[self.stored.index(trial.suggest_categorical(name, self.stored))]
 
     def examples(self) -> list[Any]:
         return list(self.values)
 
+    def __str__(self) -> str:
+        return ", ".join(map(json.dumps, self.values))
+
     @property
-    def _stored(self) -> list[Any]:
+    def stored(self) -> list[Any]:
         plain = (str, int, float, type(None))
         return [v if isinstance(v, plain) else json.dumps(v) for v in self.values]
 

@@ -82,10 +82,9 @@ def run_trial(
     recipe, said = folder.with_suffix(".yaml"), folder.with_suffix(".txt")
     raw = search.of_trial(settings, folder)
     write_text(recipe, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True).rstrip())
-    words = ["-m", "mmfm.tune.child", str(os.getpid()), search.command, str(recipe)]
     with said.open("ab") as out:
         process = subprocess.Popen(
-            [sys.executable, *words],
+            command(search.command, recipe),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
@@ -110,6 +109,11 @@ def run_trial(
         wanted = f"{search.by.task} {search.by.metric}"
         return Outcome("failed", error=f"no evaluation had {wanted}, but {follow.told()}")
     return Outcome("complete", value)
+
+
+def command(name: str, recipe: Path) -> list[str]:
+    """The command line of a trial: ``mmfm NAME RECIPE`` that ends with this process."""
+    return [sys.executable, "-m", "mmfm.tune.child", str(os.getpid()), name, str(recipe)]
 
 
 class _Follow:
