@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
-import optuna
 import torch
 import yaml
 
@@ -55,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             search, args.trials, args.sampler, args.pruner, args.seed, args.keep_checkpoints
         )
         plan = _plan(search)
-        print("\n".join([plan, *_searched(search)] if args.dry_run else _searched(search)))
+        lines = [plan, *_searched(search)] if args.dry_run else _searched(search)
+        print("\n".join(lines), flush=True)
         return 0 if args.dry_run else _search(trials, args.workers)
     except (ValueError, OSError) as error:
         print(f"mmfm tune: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
@@ -79,7 +79,7 @@ def _searched(search: Search) -> list[str]:
     by = search.by
     return [
         f"search    {search.folder}, {by.task} {by.metric} ({by.mode}), by mmfm {search.command}",
-        *(f"  {name:<40} {space}" for name, space in search.space.items()),
+        *(f"  {name:<36}  {space}" for name, space in search.space.items()),
     ]
 
 
@@ -99,7 +99,6 @@ def _plan(search: Search) -> str:
 
 def _search(trials: Trials, workers: int) -> int:
     """Run trials until there are enough; 130 where it was asked to stop."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     trials.open()
     stop = threading.Event()
     errors: list[Exception] = []

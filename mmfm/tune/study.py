@@ -78,6 +78,7 @@ class Trials:
         """Make the study, or go on with the one that is there; ConfigError where that is of another
         recipe or search.
         """
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
         storage = optuna.storages.RDBStorage(
             f"sqlite:///{(self.search.folder / 'tune.db').absolute()}",
