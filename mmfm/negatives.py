@@ -31,6 +31,12 @@ def having(rows: Mapping[str, Tensor], modalities: Collection[str], size: int) -
     return has
 
 
+def of_step(batch: Batch) -> Tensor:
+    """[B] bool: the samples of the step itself, not those that are there as negatives only."""
+    negative: Tensor | None = batch.get("negative")
+    return torch.ones_like(batch["group"], dtype=torch.bool) if negative is None else ~negative
+
+
 def streams(batch: Batch) -> Tensor:
     """[B] int64: the canonical stream of each sample; all of one where the batch doesn't say."""
     stream: Tensor | None = batch.get("stream")
@@ -78,7 +84,8 @@ def mismatched(features: Features, batch: Batch, read: Read) -> Features:
     `features` are clean ones of the same batch, with the embeddings of all modalities of the read.
     """
     rows, size = features.rows, features.batch_size
-    samples = (having(rows, read.kept, size) & having(rows, read.replaced, size)).nonzero()[:, 0]
+    both = having(rows, read.kept, size) & having(rows, read.replaced, size) & of_step(batch)
+    samples = both.nonzero()[:, 0]
     negative = draw_negatives(
         _side(features, read.kept)[samples],
         _side(features, read.replaced)[samples],

@@ -17,7 +17,9 @@ Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``ma
 `mmfm.data.labels`). From the
 pipeline also ``masked_view`` [B] bool, the samples that enter the masked view (without it all do),
 and ``stream`` [B] int64, the canonical stream of each sample (without it all are of one). A
-micro-batch holds all that its streams have in the step.
+micro-batch holds all that its streams have in the step. Behind those may stand others, to which
+``negative`` [B] bool is True: they are there to be told from the step's samples, and count for
+nothing else.
 """
 
 from __future__ import annotations

@@ -34,6 +34,8 @@ def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> B
     }
     if any(number for _, number in parts):
         batch["window"] = _int64([number for _, number in parts])
+    if any(s.negative for s in samples):
+        batch["negative"] = torch.tensor([s.negative for s in samples])
     labels = [s.label for s in samples if s.label is not None]
     if labels:
         assert len(labels) == len(samples)

@@ -34,6 +34,7 @@ class Sample:
     label: Target | None
     masked_view: bool = True
     stream: int = 0
+    negative: bool = False
     inputs: dict[str, Any] = field(default_factory=dict)
     cached: dict[str, CachedOutput] = field(default_factory=dict)
 
@@ -72,8 +73,8 @@ class SampleDecoder:
                     "come from the feature cache; turn one of the two off"
                 )
 
-    def decode(self, raw: RawSample, seed: int) -> Sample:
-        """Decode what `raw` has of the model's modalities. Raises BadSample."""
+    def decode(self, raw: RawSample, seed: int, only: Collection[str] | None = None) -> Sample:
+        """Decode what `raw` has of the model's modalities, or `only` of these. Raises BadSample."""
         group = raw.meta.get("group")
         sample = Sample(
             sample_id=raw.sample_id,
@@ -84,7 +85,7 @@ class SampleDecoder:
         )
         try:
             for modality, transform in self.transforms.items():
-                if modality in raw.modalities:
+                if modality in raw.modalities and (only is None or modality in only):
                     self._decode_modality(sample, raw, modality, transform, seed)
         except BadSample as bad:
             raise BadSample(bad.reason, raw.sample_id, bad.detail) from None

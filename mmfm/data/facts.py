@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmfm.data.lru import Lru
 from mmfm.data.manifest import Manifest
 from mmfm.data.tar import BLOCK
@@ -28,7 +31,8 @@ class Facts:
     ``first[s + 1]``.
 
     `ids`: what the sample's JSON says, None without; `names`: that, or the place in the data set;
-    `groups`: samples with equal ones mean the same; `labels`: all of a sample's by field.
+    `groups`: samples with equal ones mean the same; `labels`, `numbers`: all of a sample's by
+    field.
     """
 
     first: list[int]
@@ -36,6 +40,7 @@ class Facts:
     names: list[str]
     groups: list[str]
     labels: list[dict[str, Any]]
+    numbers: list[dict[str, Any]]
 
     def values(self, field: str) -> list[tuple[str, ...]]:
         """The labels `field` of each sample: none, one, or those of a list."""
@@ -54,8 +59,14 @@ def read_facts(manifest: Manifest) -> Facts:
     return _held.get(whole.digest(), lambda: _read(whole))
 
 
+def visible(manifest: Manifest) -> NDArray[np.bool_]:
+    """[n] of all samples that the shards hold: those that `manifest` shows."""
+    has_some = [manifest.index(number).has_some() for number in range(len(manifest.shards))]
+    return np.concatenate([np.zeros(0, np.bool_), *has_some])
+
+
 def _read(manifest: Manifest) -> Facts:
-    facts = Facts([0], [], [], [], [])
+    facts = Facts([0], [], [], [], [], [])
     for number, shard in enumerate(manifest.shards):
         index = manifest.index(number)
         for i, meta in enumerate(_metadata(manifest, number)):
@@ -66,6 +77,8 @@ def _read(manifest: Manifest) -> Facts:
             facts.names.append(name)
             facts.groups.append(name if group in (None, "") else str(group))
             facts.labels.append(labels if isinstance(labels, dict) else {})
+            numbers = meta.get("numbers")
+            facts.numbers.append(numbers if isinstance(numbers, dict) else {})
         facts.first.append(len(facts.names))
     return facts
 

@@ -23,6 +23,7 @@ from mmfm.config import ConfigError
 from mmfm.data.collate import collate
 from mmfm.data.decode import TRANSFORMS, Sample, SampleDecoder, build_transforms
 from mmfm.data.feature_cache import FeatureCache
+from mmfm.data.hard_negatives import NegativeDraws, NegativeTable
 from mmfm.data.loading import load
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Draw, Order
@@ -143,34 +144,43 @@ class _MicroBatches:
         decoder: SampleDecoder,
         streams: list[list[int]],
         masked_view: list[bool],
+        negatives: NegativeTable | None,
     ) -> None:
         self.order = order
         self.reader = reader
         self.decoder = decoder
         self.streams = streams
         self.masked_view = masked_view  # by source
+        self.negatives = None if negatives is None else NegativeDraws(negatives, reader, decoder)
 
     def __getitem__(self, task: tuple[int, int]) -> _Made:
         step, number = task
         bad: list[BadRecord] = []
-        samples = [
-            self._sample(draw, bad)
-            for stream in self.streams[number]
-            for draw in self.order.stream_slots(step, stream)
-        ]
+        samples: list[Sample] = []
+        negatives: list[Sample] = []
+        for stream in self.streams[number]:
+            for draw in self.order.stream_slots(step, stream):
+                sample, place = self._sample(draw, bad)
+                samples.append(sample)
+                if self.negatives is not None:
+                    negatives += self.negatives.of(sample, draw, place, bad)
+        samples += negatives
         batch = collate(samples, self.decoder.transforms)
         return _Made(batch, bad, len(samples) + len(bad), _take_traffic(self.reader))
 
-    def _sample(self, draw: Draw, bad: list[BadRecord]) -> Sample:
-        """The sample of a place, or the first good one of those that may replace it."""
+    def _sample(self, draw: Draw, bad: list[BadRecord]) -> tuple[Sample, tuple[int, int, int]]:
+        """The sample of a place, or the first good one of those that may replace it, and where it
+        was read: source, shard, index.
+        """
         candidate = draw
         for attempt in range(MAX_REPLACEMENTS + 1):
             try:
-                raw = self.reader.read(candidate.source, candidate.shard, candidate.index)
+                place = candidate.source, candidate.shard, candidate.index
+                raw = self.reader.read(*place)
                 sample = self.decoder.decode(raw, draw.seed)
                 sample.masked_view = self.masked_view[draw.source]
                 sample.stream = draw.stream
-                return sample
+                return sample, place
             except BadSample as problem:
                 bad.append(BadRecord.of(problem))
                 last = problem
@@ -193,7 +203,8 @@ class Pipeline:
     `specs`: modality ▶ spec of its encoder. `micro_batch_size`: a multiple of `global_batch_size /
     streams` (None: the rank's whole share). `label`: gives ``labels``.
     `cache`: modality ▶ outputs of a frozen encoder, which take the place of its inputs; `raw`:
-    modalities whose inputs are given all the same. `quarantine`: file for bad samples.
+    modalities whose inputs are given all the same. `negatives`: the hard ones that stand behind the
+    samples of each micro-batch. `quarantine`: file for bad samples.
     ConfigError where the settings, the data and the number of ranks don't fit.
     """
 
@@ -210,6 +221,7 @@ class Pipeline:
         label: Label | None = None,
         cache: Mapping[str, FeatureCache] | None = None,
         raw: Collection[str] = (),
+        negatives: NegativeTable | None = None,
         quarantine: Path | None = None,
         pin_memory: bool = False,
     ) -> None:
@@ -231,6 +243,7 @@ class Pipeline:
         self.samples_seen = samples_seen
         self.samples_read = 0
         self._traffic = Traffic()
+        self.negatives = negatives
         self._quarantine = Quarantine(quarantine, rank)
         self._pin_memory = pin_memory
         transforms = build_transforms(specs, config.transforms)
@@ -240,6 +253,7 @@ class Pipeline:
             decoder=SampleDecoder(transforms, train=True, label=label, cache=cache, raw=raw),
             streams=self._groups,
             masked_view=[source.masked_view for source in config.sources.values()],
+            negatives=negatives,
         )
 
     @property

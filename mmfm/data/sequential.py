@@ -71,7 +71,7 @@ class SequentialData:
             raise ValueError(f"batch_size = {batch_size} must be positive")
         self.rank = rank
         self.workers = workers
-        self.groups = _groups(sources, list(specs))
+        self.groups = places_by_modalities(sources, list(specs))
         self.without = len(self.groups.pop((), ()))
         if not self.groups:
             raise ValueError(f"no sample in {[n for n, _ in sources]} has any of {list(specs)}")
@@ -172,7 +172,7 @@ class _Batches:
         raise ValueError(f"all {len(places)} samples of a kind are bad, the last one: {last}")
 
 
-def _groups(
+def places_by_modalities(
     sources: Sequence[tuple[str, Manifest]], modalities: Sequence[str]
 ) -> dict[tuple[str, ...], Places]:
     """modalities of the model ▶ the samples that have just these, in the order of the shards."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfm.config import nearest
-from mmfm.data.facts import Facts, read_facts
+from mmfm.data.facts import Facts, read_facts, visible
 from mmfm.data.lru import Lru
 from mmfm.data.manifest import Manifest
 from mmfm.data.reader import hash63
@@ -83,13 +83,12 @@ def subset_of(manifest: Manifest, config: SubsetConfig) -> Manifest:
 
 
 def _draw(manifest: Manifest, config: SubsetConfig) -> tuple[Mask, list[str]]:
-    facts = read_facts(manifest)
-    has_some = [manifest.index(number).has_some() for number in range(len(manifest.shards))]
-    usable = np.concatenate([np.zeros(0, np.bool_), *has_some])
+    facts, usable = read_facts(manifest), visible(manifest)
     if config.label is not None:
         _check_label(manifest, facts, config.label)
     values = None if config.label is None else facts.values(config.label)
-    inside, notes = np.ones(len(usable), np.bool_), list[str]()
+    inside = np.ones(len(usable), np.bool_)
+    notes: list[str] = []
     held_out = config.part == "held_out"
     if config.folds is not None:
         fold = _folds(facts.groups, values, config.folds, config.seed)

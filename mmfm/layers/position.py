@@ -21,15 +21,17 @@ def sincos_2d(height: int, width: int, dim: int) -> Tensor:
 
 
 class LearnedPosition(nn.Module):
-    """Adds a learned vector to each place of a sequence: [B,L,width], L ≤ max_length."""
+    """Adds a learned vector to each place of a sequence: [B,L,width], L ≤ max_length; `start`: the
+    place of its first token.
+    """
 
     def __init__(self, max_length: int, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(max_length, width))
         nn.init.trunc_normal_(self.weight, std=0.02)
 
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        length, most = x_BLD.shape[1], self.weight.shape[0]
+    def forward(self, x_BLD: Tensor, start: int = 0) -> Tensor:
+        length, most = start + x_BLD.shape[1], self.weight.shape[0]
         if length > most:
             raise ValueError(f"the sequence has {length} tokens, more than max_length = {most}")
-        return x_BLD + self.weight[:length]
+        return x_BLD + self.weight[start:length]

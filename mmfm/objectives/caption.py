@@ -18,13 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmfm import distributed
 from mmfm.layers.decoder import Decoder
 from mmfm.layers.position import LearnedPosition
 from mmfm.layers.tied import TiedLinear
 from mmfm.layers.transformer import NORM_EPS, TransformerConfig
 from mmfm.model import Model
 from mmfm.negatives import having
+from mmfm.objectives._writing import Frame, beam_search, greedy
 from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
 from mmfm.types import Batch, Features, LossTerms, Read
 
@@ -119,32 +119,52 @@ class Caption(Objective):
         return {self.term: (total, predicted_NL.sum())}
 
     @torch.no_grad()
-    def generate(self, features: ReadFeatures, max_length: int | None = None) -> Captions:
-        """The texts that are likeliest word by word, of at most `max_length` tokens (None: as long
-        as the encoder's), special ones included. Put the objective into evaluation mode before.
+    def generate(
+        self,
+        features: ReadFeatures,
+        max_length: int | None = None,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+    ) -> Captions:
+        """The texts that are likeliest word by word, or with `beams` those that a beam search finds
+        (`mmfm.objectives._writing`), of at most `max_length` tokens (None: as long as the
+        encoder's), special ones included. Put the objective into evaluation mode before.
         Collective: all ranks write as long as one of them does.
 
         ValueError where no sample has any of the sources.
         """
         found = features[self.reads[0]]
+        frame = self.frame(max_length)
+        if not found.has(self.sources):
+            raise ValueError(f"no sample has any of {', '.join(self.sources)}")
+        samples = having(found.rows, self.sources, found.batch_size).nonzero()[:, 0]
+        memory = self._memory(found, samples)
+        state = self.decoder.begin(memory.tokens, memory.valid)
+
+        def speak(words_NR: Tensor, parents_NR: Tensor | None) -> Tensor:
+            if parents_NR is not None:
+                before = torch.arange(len(words_NR), device=words_NR.device)
+                sequences = state.past_rows // max(1, len(words_NR))
+                state.take((before[:, None] * sequences + parents_NR).flatten())
+            embedded = self.embed(self.words.embed(words_NR))
+            # Each of the R texts of a sample is a token at the same place.
+            placed = self.position(embedded.flatten(0, 1)[:, None], start=state.length)
+            return self._logits(self.decoder.next(placed.view(embedded.shape), state))
+
+        if beams == 1:
+            return Captions(samples, greedy(speak, frame, len(samples), samples.device))
+        ids, _ = beam_search(speak, frame, len(samples), samples.device, beams, length_penalty)
+        return Captions(samples, ids)
+
+    def frame(self, max_length: int | None = None) -> Frame:
+        """How texts begin and end; ValueError for a `max_length` that its encoder can't take."""
         most = self.max_length if max_length is None else max_length
         if not len(self.begin) < most <= self.max_length:
             raise ValueError(
                 f"max_length = {most} must be above {len(self.begin)} and at most "
                 f"{self.max_length}, which the text's encoder takes"
             )
-        if not found.has(self.sources):
-            raise ValueError(f"no sample has any of {', '.join(self.sources)}")
-        samples = having(found.rows, self.sources, found.batch_size).nonzero()[:, 0]
-        memory = self._memory(found, samples)
-        ids_NL = torch.tensor(self.begin, device=samples.device).repeat(len(samples), 1)
-        ended_N = torch.zeros_like(samples, dtype=torch.bool)
-        while ids_NL.shape[1] < most and distributed.all_reduce_sum((~ended_N).sum()):
-            last_NW = self._states(ids_NL, None, memory)[:, -1]
-            word_N = self._logits(last_NW).argmax(-1).masked_fill(ended_N, self.end[0])
-            ended_N |= word_N == self.end[0]
-            ids_NL = torch.cat([ids_NL, word_N[:, None]], dim=1)
-        return Captions(samples, ids_NL)
+        return Frame(self.begin, self.end[0], most)
 
     def _texts(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """(samples [N], ids [N,L], valid [N,L]) of those that have a text and any of the
@@ -178,6 +198,6 @@ class Caption(Objective):
         return out
 
     def _logits(self, states_PW: Tensor) -> Tensor:
-        """[P,width] ▶ [P,V] float32: the score of every word."""
+        """[…,width] ▶ […,V] float32: the score of every word."""
         found: Tensor = self.words(self.transform(states_PW)).float()
         return found

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmfm.layers.transformer import init_weights
 from mmfm.model import FUSED, Model
-from mmfm.negatives import having, negatives_exist, streams
+from mmfm.negatives import having, negatives_exist, of_step, streams
 from mmfm.objectives.base import Objective, ObjectiveConfig, ReadFeatures, zero_term
 from mmfm.objectives.base.pairs import check_pairs
 from mmfm.types import Batch, LossTerms, Read
@@ -117,7 +117,7 @@ class Matching(Objective):
     def _both(pair: _Pair, batch: Batch) -> Tensor:
         """[B] bool: the samples that have both sides."""
         rows, size = batch["rows"], len(batch["sample_id"])
-        return having(rows, pair.a, size) & having(rows, pair.b, size)
+        return having(rows, pair.a, size) & having(rows, pair.b, size) & of_step(batch)
 
 
 def _pair(a: str, b: str, temperature: float, model: Model) -> _Pair:

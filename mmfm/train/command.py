@@ -20,6 +20,7 @@ from mmfm.train.engine import check_config, end_process_group, start_process_gro
 from mmfm.train.engine.deepspeed_config import deepspeed_config
 from mmfm.train.engine.gradients import part_of
 from mmfm.train.loop import check, train
+from mmfm.train.optim.layers import described
 from mmfm.train.resume import resume_point
 from mmfm.train.run import Run
 
@@ -55,7 +56,7 @@ def main(
                 print(text)
             return 0
         start_process_group()
-        while (ending := train(run, found)) == "thaws":
+        while (ending := train(run, found)) in ("thaws", "mines"):
             run, found = _go_on(prepare(args.config, args.overrides))
         if ending == "done" and after is not None and distributed.is_main():
             after(run)
@@ -131,6 +132,8 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         f"batch     {size} = {world_size} ranks × {parts} micro-batches × {micro}; grad_cache "
         f"{'on' if cached else 'off'}",
         *_parameters(run),
+        *(f"layers    {line}" for line in _layers(run)),
+        *run.notes,
         f"{'stratum':<42}samples  weight        a step  comes every  epochs/1000",
     ]
     for share in pipeline.order.composition():
@@ -187,10 +190,16 @@ def _parameters(run: Run) -> list[str]:
         counts = parts.setdefault(part_of(name), [0, 0])
         counts[0] += parameter.numel()
         counts[1] += parameter.numel() * parameter.requires_grad
-    return [
-        f"weights   {part:<32} {total:>12,}  {'frozen' if not trained else ''}".rstrip()
-        for part, (total, trained) in parts.items()
-    ]
+    lines = []
+    for part, (total, trained) in parts.items():
+        train = "" if trained == total else f"{trained:,} train" if trained else "frozen"
+        lines.append(f"weights   {part:<32} {total:>12,}  {train}".rstrip())
+    return lines
+
+
+def _layers(run: Run) -> list[str]:
+    optim = run.recipe.optim
+    return described(run.task, optim.top_layers, optim.unfreeze_every)
 
 
 def _first_rank() -> bool:

@@ -17,8 +17,9 @@ from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
 from mmfm.train.final_test import check_test, look_once
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
-from mmfm.train.optim import groups_of, maker
-from mmfm.train.optim.groups import freeze_parts
+from mmfm.train.mining import negatives_of, tell_negatives
+from mmfm.train.optim import frozen_until, groups_of, maker
+from mmfm.train.optim.groups import check_freeze, freeze_parts
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver, check_keep_best
@@ -34,7 +35,9 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
         check_resume(found, pipeline)
         load_task(run.task, found)
     recipe = run.recipe
-    freeze_parts(run.task, recipe.optim.freeze, 0 if found is None else found.step)
+    check_freeze(run.task, recipe.optim.freeze)
+    until = frozen_until(run.task, recipe.optim)
+    freeze_parts(run.task, until, 0 if found is None else found.step)
     groups_of(run.task, recipe.optim)
     maker(recipe.optim)
     checkpoint.check_writable(run.folder)
@@ -46,11 +49,12 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
 
 
 def train(run: Run, found: Checkpoint | None) -> Ending:
-    """Train to the end, to where a rank is asked to stop, or to where a part of the model begins to
-    train; collective, in a started process group.
+    """Train to the end, to where a rank is asked to stop, to where a part of the model begins to
+    train, or to where hard negatives are searched anew; collective, in a started process group.
 
-    ZeRO would ignore what becomes trainable later: after "thaws" a run that is prepared anew must
-    go on from the checkpoint that is written.
+    ZeRO would ignore what becomes trainable later, and the workers know one table of negatives:
+    after "thaws" and "mines" a run that is prepared anew must go on from the checkpoint that is
+    written.
 
     `check` has passed, and has put the checkpoint's weights into the task.
     """
@@ -64,15 +68,18 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     evaluated = list(eval_manifests.items())
     # The same caches, opened when all is in them.
     caches = open_caches(model, evaluated, folder, transforms=transforms, train=False)
+    if run.begin is not None and found is None:
+        run.begin()
+    going_on = found is None or found.step < recipe.train.max_steps
+    negatives = negatives_of(run, found, sources, caches) if going_on else None
     pipeline = run.pipeline(
         distributed.world_size(),
         samples_seen=0 if found is None else found.samples_seen,
         cache=caches,
         raw=run.task.raw,
+        negatives=None if negatives is None else negatives.table,
         quarantine=run.folder / "quarantine.jsonl",
     )
-    if run.begin is not None and found is None:
-        run.begin()
     trainer = Trainer(
         run.task,
         recipe.train,
@@ -103,6 +110,8 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         for line in run.warnings(pipeline):
             log.say(f"warning: {line}")
         _tell_start(run, found, done, evaluation, log)
+        if negatives is not None:
+            tell_negatives(negatives, log)
         saver = Saver(run, trainer, pipeline, None if found is None else found.step)
         ending = Steps(run, trainer, pipeline, steps, evaluation, saver, patience, log).run(stop)
         if ending == "done":
@@ -110,7 +119,7 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
             look_once(run, log)
     finally:
         log.close()
-    if ending == "thaws":
+    if ending in ("thaws", "mines"):
         trainer.engine.destroy()
     elif distributed.is_main():
         report.write(run.folder)
@@ -136,6 +145,8 @@ def _tell_start(
     run: Run, found: Checkpoint | None, done: bool, evaluation: Evaluation, log: RunLog
 ) -> None:
     if found is None:
+        for line in run.notes:
+            log.say(line)
         if run.evaluate_first:
             evaluation.run(0)
     elif not done:

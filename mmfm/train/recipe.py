@@ -94,6 +94,7 @@ class PretrainConfig(Recipe, PretrainTaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_start(self.optim, self.init)
         for name, objective in self.objectives.items():
             if objective.start_step >= self.train.max_steps:
                 raise ValueError(
@@ -107,11 +108,32 @@ class FinetuneConfig(Recipe, FinetuneTaskConfig):
     """``mmfm finetune``. With `init`, `model` need only hold what differs from the checkpoint's.
 
     `freeze`: "none" trains all that the model's own settings leave trainable, "encoders" all but
-    the encoders, "model" the head only.
+    the encoders, "model" the head only. For `init_head` and `replay` see `mmfm.train.refit`.
     """
 
     init: str | None = None
+    init_head: Literal["auto", "never"] = "auto"
+    replay: float = 0.0
     freeze: Literal["none", "encoders", "model"] = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_start(self.optim, self.init)
+        if not 0 <= self.replay < 1:
+            raise ConfigError(f"replay = {self.replay} is a share of the draws, in [0, 1)")
+        if self.replay and self.init is None:
+            raise ConfigError("replay is of what a checkpoint was trained on: name it as init")
+        if self.lora is not None and self.freeze == "model":
+            raise ConfigError(
+                "freeze = model trains the head only, but lora is for the model: leave one out"
+            )
+
+
+def _check_start(optim: OptimConfig, init: str | None) -> None:
+    if optim.l2_sp and init is None:
+        raise ConfigError(
+            "optim.l2_sp draws weights to those of a pretrained model: name its checkpoint as init"
+        )
 
 
 def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:

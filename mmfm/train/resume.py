@@ -11,6 +11,7 @@ from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.train.engine import state
+from mmfm.train.optim import frozen_until
 from mmfm.train.optim.groups import thawed
 from mmfm.train.recipe import Recipe
 from mmfm.train.trainer import Trainer
@@ -95,7 +96,8 @@ def restored(
         if trainer.config.precision == "fp16":  # a step that overflows makes no state
             state.set_loss_scaler(trainer.engine, {"cur_scale": 1.0})
         trainer.step(first, lr=0.0)
-        fresh = thawed(trainer.task, trainer.optim.freeze, found.step)
+        until = frozen_until(trainer.task, trainer.optim)
+        fresh = thawed(trainer.task, until, found.step)
         state.restore_optimizer(trainer.engine, found, fresh)
     state.restore_full_weights(trainer.engine, found)
     state.set_loss_scaler(trainer.engine, found.manifest["loss_scaler"])

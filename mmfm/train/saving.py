@@ -9,6 +9,7 @@ With `keep_best`, an evaluation with a better score than all before it is saved 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from mmfm import checkpoint, distributed
 from mmfm.config import ConfigError, dump, nearest, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.train.engine import state
+from mmfm.train.mining import FILE
 from mmfm.train.recipe import Recipe
 from mmfm.train.run import Run
 from mmfm.train.trainer import Trainer
@@ -105,3 +107,5 @@ class Saver:
             json.dumps(preprocessing, indent=1, ensure_ascii=False), encoding="utf-8"
         )
         run.task.model.save_assets(folder / "assets")
+        if self.pipeline.negatives is not None:
+            shutil.copyfile(self.pipeline.negatives.path, folder / FILE)

@@ -24,6 +24,8 @@ from mmfm.train.health.watchdog import Watchdog
 from mmfm.train.log import RunLog
 from mmfm.train.log.flops import FlopCounter, peak_flops
 from mmfm.train.log.measure import Clock, count_tokens, metrics_row
+from mmfm.train.mining import next_mining
+from mmfm.train.optim import frozen_until
 from mmfm.train.optim.groups import next_thaw
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver
@@ -31,13 +33,13 @@ from mmfm.train.signals import StopSignals
 from mmfm.train.trainer import StepResult, Trainer
 from mmfm.types import Batch
 
-Ending = Literal["done", "stopped", "thaws"]
+Ending = Literal["done", "stopped", "thaws", "mines"]
 
 
 @dataclass
 class Steps:
-    """``run()`` goes to the end, to where a rank is asked to stop, or to where a part of the model
-    begins to train; collective.
+    """``run()`` goes to the end, to where a rank is asked to stop, to where a part of the model
+    begins to train, or to where hard negatives are searched anew; collective.
     """
 
     of: Run
@@ -53,7 +55,8 @@ class Steps:
     def __post_init__(self) -> None:
         recipe, device = self.of.recipe, self.trainer.engine.device
         self.config, self.ema = recipe.train, recipe.optim.ema
-        self.thaw = next_thaw(recipe.optim.freeze, self.trainer.step_index)
+        self.thaw = next_thaw(frozen_until(self.of.task, recipe.optim), self.trainer.step_index)
+        self.mining = next_mining(self.of.task, self.trainer.step_index)
         self.alarms = Alarms(self.config.alarms, self.of.task)
         self.clock = Clock(recipe.data.global_batch_size)
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
@@ -70,13 +73,14 @@ class Steps:
                     self._stop()
                     return "stopped"
                 self._step(micro_batches)
-                if self.trainer.step_index >= self.config.max_steps:
+                step = self.trainer.step_index
+                if step >= self.config.max_steps:
                     break
                 if self.patience.over:
                     self._stop_early()
-                elif self.trainer.step_index == self.thaw:
+                elif step in (self.thaw, self.mining):
                     self.saver.save()
-                    return "thaws"
+                    return "thaws" if step == self.thaw else "mines"
         return "done"
 
     def _step(self, micro_batches: list[Batch]) -> None:

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import mmfm
-from mmfm.config import ConfigError
+from mmfm.config import ConfigError, from_dict
+from mmfm.heads.retrieval import Config
+from mmfm.objectives.contrastive import info_nce
+from mmfm.types import Batch
 from tests import tiny
 
 PAIRS = {"pairs": [["image", "text"], ["audio+image", "text"]], "temperature": 0.2}
@@ -68,6 +71,65 @@ def test_outputs_loss_and_predictions(tokenizer) -> None:
     loss = task.head.loss(outputs, batch)
     assert loss["image_text"][0].item() == task(batch).losses["head/image_text"][0].item()
     assert task.head.predict(outputs) is outputs
+
+
+def with_negatives(batch: Batch, text_of: list[int], image_of: list[int]) -> Batch:
+    """`batch` and behind it, as negatives, the texts and pictures of some of another one."""
+    other, size = tiny.make_batch(7), len(batch["sample_id"])
+    out = {**batch, "rows": dict(batch["rows"])}
+    added = [*text_of, *image_of]
+    out["sample_id"] = [*batch["sample_id"], *(f"n{i}" for i in added)]
+    for key in ("group", "mask_seed", "sample_hash", "stream"):
+        out[key] = torch.cat([batch[key], other[key][added]])
+    out["negative"] = torch.arange(size + len(added)) >= size
+    for m, chosen, start in (("text", text_of, size), ("image", image_of, size + len(text_of))):
+        part = tiny.take_samples(other, torch.tensor(chosen))
+        assert len(part["rows"][m]) == len(chosen)
+        out["rows"][m] = torch.cat([batch["rows"][m], start + torch.arange(len(chosen))])
+        for key in (m, f"{m}_mask"):
+            if key in batch:
+                out[key] = torch.cat([batch[key], part[key]])
+    return out
+
+
+def test_negatives_of_a_batch_are_further_columns(tokenizer) -> None:
+    """Of every pair that has the side, also a fused one; they are no queries and not counted."""
+    task = build(tokenizer, "head").eval()
+    plain = task.prepare(tiny.make_batch(0))
+    batch = task.prepare(with_negatives(tiny.make_batch(0), text_of=[0, 3, 5], image_of=[1, 2]))
+    assert {n: c.item() for n, c in task.counts(batch).items()} == {
+        n: c.item() for n, c in task.counts(plain).items()
+    }
+    with torch.no_grad():
+        rows = task(batch, rows_only=True).rows["head"]
+        found, scalars = task(batch).losses, task.objectives["head"].scalars()
+        before = task(plain).losses
+    other = task.features(tiny.make_batch(7), task.head.reads)
+    for a, b in task.head.contrastive.pairs:
+        name = f"{'+'.join(a.modalities)}_{'+'.join(b.modalities)}"
+        texts = other[b].embedding["text"][[0, 3, 5]].detach()
+        torch.testing.assert_close(rows[f"{name}.b_more"], texts, rtol=1e-5, atol=1e-5)
+        assert rows[f"{name}.a_more"].shape == (2, 16)
+        more = [(rows[f"{name}.{k}_more"], rows[f"{name}.{k}_more_group"]) for k in ("a", "b")]
+        parts = [rows[f"{name}.{k}"] for k in ("a", "b", "group")]
+        want = info_nce(*parts, scalars["logit_scale"], "mask", *more)
+        assert found[f"head/{name}"][0].item() == pytest.approx(want[0].item(), rel=1e-6)
+        assert found[f"head/{name}"][0] > before[f"head/{name}"][0]
+        assert found[f"head/{name}"][1] == before[f"head/{name}"][1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"per_sample": 0}, "per_sample = 0 must be at least 1"),
+        ({"skip": -1}, "skip = -1 must be at least 0"),
+        ({"every": 0}, "every = 0 must be at least 1"),
+        ({"per_sample": 3, "among": 2}, "among = 2 must be at least per_sample = 3"),
+    ],
+)
+def test_wrong_settings_of_hard_negatives(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(Config, {"hard_negatives": settings})
 
 
 def test_refusals(tokenizer) -> None:

@@ -121,3 +121,26 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
         assert recompute_activations(ours) == 1
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("texts", [1, 3])
+def test_token_by_token_equals_the_whole(texts: int) -> None:
+    """Also where several texts of a sample are written side by side, and change their places."""
+    ours = decoder().eval()
+    _, memory, _, memory_valid = inputs()
+    x = torch.randn(3, texts, 6, 16, generator=torch.manual_seed(2)).double()
+    whole = memory.repeat_interleave(texts, 0), memory_valid.repeat_interleave(texts, 0)
+    with torch.no_grad():
+        want = ours(x.flatten(0, 1), whole[0], None, whole[1]).view(3, texts, 6, 16)
+        state = ours.begin(memory, memory_valid)
+        turn = torch.arange(3 * texts)
+        for place in range(6):
+            got = ours.next(x.flatten(0, 1)[turn, place].view(3, texts, 16), state)
+            torch.testing.assert_close(
+                got.flatten(0, 1), want.flatten(0, 1)[turn, place], rtol=0, atol=1e-12
+            )
+            swapped = torch.arange(3 * texts).view(3, texts).flip(1).flatten()
+            state.take(swapped)
+            turn = turn[swapped]
+    assert state.length == 6
+    assert state.past_rows == 3 * texts

@@ -325,7 +325,9 @@ def test_after_the_end_there_is_only_the_end(trained, monkeypatch) -> None:
     objective = task.objectives["caption"]
     (end,) = objective.end
     script = iter(torch.tensor([[5, 6, 7, 8, end], [9, 9, 9, end, 5], [end, 7, end, 5, 5]]))
-    monkeypatch.setattr(objective, "_logits", lambda _: F.one_hot(next(script), 300).float())
+    monkeypatch.setattr(
+        objective, "_logits", lambda _: F.one_hot(next(script)[:, None], 300).float()
+    )
     features = task.features(batch, objective.reads)
     begun = torch.full((5, 1), objective.begin[0])
     written = torch.tensor([[5, 9, end], [6, 9, 7], [7, 9, end], [8, end, end], [end, end, end]])
@@ -333,6 +335,32 @@ def test_after_the_end_there_is_only_the_end(trained, monkeypatch) -> None:
     assert torch.equal(found, torch.cat([begun, written], dim=1))
     script = iter(torch.tensor([[5, 5, 5, 5, 5], [end] * 5]))
     assert objective.generate(features).ids.shape == (5, 3)
+
+
+def test_beams_find_what_is_likelier_than_greedy(tokenizer) -> None:
+    """By the words' probabilities as the loss sees them; the texts of an untrained decoder."""
+    task = build(tokenizer, encoders={"text": {"max_length": 8}}).eval()
+    objective, batch = task.objectives["caption"], tiny.make_batch(0)
+    features = task.features(batch, objective.reads)
+
+    def likelihood(found) -> Tensor:
+        """The mean log probability a word."""
+        memory = objective._memory(features[objective.reads[0]], found.samples)
+        logits = objective._logits(objective._states(found.ids[:, :-1], None, memory))
+        words = found.ids[:, 1:]
+        each = logits.log_softmax(-1).gather(2, words[:, :, None])[:, :, 0]
+        ended = words == objective.end[0]
+        counted = ended.cumsum(1) - ended.long() == 0
+        return (each * counted).sum(1) / counted.sum(1)
+
+    greedily = objective.generate(features)
+    searched = objective.generate(features, beams=6)
+    assert torch.equal(searched.samples, greedily.samples)
+    gain = likelihood(searched) - likelihood(greedily)
+    assert gain.mean() > 0.003
+    assert (gain > -1e-5).float().mean() > 0.9  # a search may lose what is found word by word
+    again = objective.generate(task.features(batch, objective.reads), beams=6)
+    assert torch.equal(again.ids, searched.ids)
 
 
 # ------------------------------------------------------------------------------ settings

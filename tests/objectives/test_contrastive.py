@@ -222,3 +222,32 @@ def test_a_fused_side_needs_a_fusion(tokenizer) -> None:
 def test_defaults() -> None:
     assert Config().pairs == [["image", "text"]]
     assert Config().equal_group == "mask"
+
+
+@pytest.mark.parametrize("how", ["mask", "positive"])
+def test_further_negatives_are_columns_only(how: str) -> None:
+    """Loss and gradients against the plain sums in double precision; those of a row's group count
+    for nothing.
+    """
+    a, b = (x.detach().double().requires_grad_() for x in embeddings())
+    more_a, more_b = (x.detach().double().requires_grad_() for x in embeddings(5, seed=3))
+    group_a, group_b = torch.tensor([0, 1, 9, 9, 20]), torch.tensor([2, 21, 0, 22, 23])
+    scale = torch.tensor([SCALE], dtype=torch.float64, requires_grad=True)
+    losses = []
+    for x, y, more, groups in ((a, b, more_b, group_b), (b, a, more_a, group_a)):
+        for i in range(len(x)):
+            same = GROUPS[i] == GROUPS
+            positives = [i] if how == "mask" else same.nonzero()[:, 0].tolist()
+            seen = ~same if how == "mask" else torch.ones_like(same)
+            seen[i] = True
+            gallery = torch.cat([y[seen], more[groups != GROUPS[i]]])
+            below = (scale * x[i] @ gallery.T).exp().sum().log()
+            losses.append(torch.stack([below - scale * x[i] @ y[j] for j in positives]).mean())
+    inputs = (a, b, more_a, more_b, scale)
+    want, want_grads = mean_and_gradients(torch.stack(losses).mean(), *inputs)
+    total, count = info_nce(a, b, GROUPS, scale, how, (more_a, group_a), (more_b, group_b))
+    assert count.item() == 12
+    got, got_grads = mean_and_gradients(total / count, *inputs)
+    assert got == pytest.approx(want, rel=1e-6)
+    for one, other in zip(got_grads, want_grads, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)

@@ -17,7 +17,14 @@ from mmfm.objectives.sigmoid import sigmoid_loss
 
 N, HALF = 12, 6
 GROUPS = torch.tensor([0, 1, 2, 0, 3, 4, 1, 5, 0, 6, 7, 8])
-CASES = ("info_nce mask", "info_nce positive", "sigmoid mask", "sigmoid positive", "affinity")
+CASES = (
+    "info_nce mask",
+    "info_nce positive",
+    "info_nce further",
+    "sigmoid mask",
+    "sigmoid positive",
+    "affinity",
+)
 
 
 def run(case: str, rows: slice) -> list[Tensor]:
@@ -27,7 +34,10 @@ def run(case: str, rows: slice) -> list[Tensor]:
     a, b, teacher_a, teacher_b = (x[rows].requires_grad_() for x in made.unbind())
     scale, bias = torch.tensor([7.0]).requires_grad_(), torch.tensor([-3.0]).requires_grad_()
     name, _, how = case.partition(" ")
-    if name == "info_nce":
+    if how == "further":
+        further = [(b[::2], GROUPS[rows][::2]), (a[::2], GROUPS[rows][::2] + 3)]
+        total, count = info_nce(a, b, GROUPS[rows], scale, "mask", *further)
+    elif name == "info_nce":
         total, count = info_nce(a, b, GROUPS[rows], scale, how)
     elif name == "sigmoid":
         total, count = sigmoid_loss(a, b, GROUPS[rows], scale, bias, 4, how)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfm.model import Model
-from mmfm.negatives import having
+from mmfm.negatives import having, of_step
 from mmfm.objectives.base import (
     CachedObjective,
     ObjectiveConfig,
@@ -80,14 +80,17 @@ class PairObjective(CachedObjective):
     def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         counts = {}
         for a, b in self.pairs:
-            counts[_name(a, b)] = (present(a, batch) & present(b, batch)).sum().double()
+            both = present(a, batch) & present(b, batch) & of_step(batch)
+            counts[_name(a, b)] = both.sum().double()
         return counts
 
     def rows(self, features: ReadFeatures, batch: Batch) -> dict[str, Tensor]:
         """For each pair the embeddings of both sides [n,E], where this micro-batch has them, and
-        their group [n].
+        their group [n]; where it holds further negatives, ``a_more`` and ``b_more`` [k,E] with
+        ``a_more_group`` and ``b_more_group`` [k].
         """
         rows: dict[str, Tensor] = {}
+        own = of_step(batch)
         for a, b in self.pairs:
             name = _name(a, b)
             left, right = embedding(features[a], a), embedding(features[b], b)
@@ -95,8 +98,16 @@ class PairObjective(CachedObjective):
                 rows[f"{name}.group"] = batch["group"][:0]
                 continue
             pick_a, pick_b = intersect(left[1], right[1])
+            chosen = own[left[1][pick_a]]
+            pick_a, pick_b = pick_a[chosen], pick_b[chosen]
             rows[f"{name}.a"], rows[f"{name}.b"] = left[0][pick_a], right[0][pick_b]
             rows[f"{name}.group"] = batch["group"][left[1][pick_a]]
+            if "negative" not in batch:
+                continue
+            for key, (found, samples) in (("a", left), ("b", right)):
+                more = ~own[samples]
+                rows[f"{name}.{key}_more"] = found[more]
+                rows[f"{name}.{key}_more_group"] = batch["group"][samples[more]]
         return rows
 
     def loss(self, rows: dict[str, Tensor], scalars: dict[str, Tensor]) -> LossTerms:
@@ -112,7 +123,7 @@ class PairObjective(CachedObjective):
 
     def compare(self, rows: dict[str, Tensor], scalars: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(sum, count) of one pair: its `rows` are ``a``, ``b`` [N,E] and ``group`` [N] of this
-        rank, every rank having the same N; collective.
+        rank, and maybe further negatives (see `rows`), every rank having equally many; collective.
         """
         raise NotImplementedError
 
