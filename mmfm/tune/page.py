@@ -57,7 +57,7 @@ def write(trials: Trials) -> Path:
 
 def _value(trial: FrozenTrial) -> float:
     assert trial.value is not None
-    return trial.value
+    return float(trial.value)
 
 
 class _Axes:
