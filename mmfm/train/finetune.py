@@ -17,6 +17,7 @@ from mmfm.lora import described
 from mmfm.task import FinetuneTask
 from mmfm.teaching import kind_of
 from mmfm.train.command import main as run_command
+from mmfm.train.folds import each_fold
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
@@ -30,7 +31,7 @@ from mmfm.weights import load_model
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     about = "Fine-tune a model with a head; shows the scores before and after."
-    return run_command("finetune", about, argv, prepare, after=show_before_and_after)
+    return run_command("finetune", about, argv, prepare, show_before_and_after, each_fold)
 
 
 def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
