@@ -15,6 +15,7 @@ from mmfm.config import ConfigError
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
+from mmfm.train.inherit import inherit
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
@@ -44,14 +45,16 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     task = FinetuneTask.build(
         recipe, label.names if label else (), None if found is None else found.assets
     )
+    told: list[str] = []
     if found is not None:
         load_model(task.model, found)
+        told = inherit(task.head, found)
     if recipe.freeze == "model":
         task.model.requires_grad_(False)
     begin = None
     if isinstance(task.head, RecommendationHead):
         begin = partial(encode_items, task, recipe)
-    return Run(recipe, task, label, evaluate_first=True, begin=begin)
+    return Run(recipe, task, label, evaluate_first=True, begin=begin, told=told)
 
 
 def find_label(recipe: FinetuneConfig) -> Label | None:

@@ -122,6 +122,8 @@ def _tell_settings(run: Run) -> None:
 
 def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log: RunLog) -> None:
     if found is None:
+        for line in run.told:
+            log.say(line)
         if run.evaluate_first:
             evaluation.run(0)
     elif found.step < run.recipe.train.max_steps:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from mmfm.types import Label
 class Run:
     """A run that is set up: nothing of it has started yet. `label`: what a head learns. `begin`:
     what is left to be done to the task in the process group, before a run that is not a resumed
-    one; collective.
+    one; collective. `told`: what the log of such a run begins with.
     """
 
     recipe: Recipe
@@ -27,6 +27,7 @@ class Run:
     label: Label | None = None
     evaluate_first: bool = False
     begin: Callable[[], None] | None = None
+    told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.dir)

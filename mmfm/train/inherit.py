@@ -1,0 +1,45 @@
+"""What a head takes over from the objectives that its checkpoint `init` was pretrained with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmfm.checkpoint import Checkpoint
+from mmfm.heads.base import Head
+from mmfm.weights import load_named
+
+
+def inherit(head: Head, found: Checkpoint) -> list[str]:
+    """Copy the weights of objectives that are the same as a part of `head`; a sentence for the log
+    on each part that might be known.
+    """
+    told = []
+    objectives: Mapping[str, Any] = found.config.get("objectives") or {}
+    for kind, known in head.known_before().items():
+        of_kind = {n: o for n, o in objectives.items() if o.get("type") == kind}
+        same = [n for n, o in of_kind.items() if _equal(o, known.settings)]
+        if not same:
+            why = (
+                f"objectives.{next(iter(of_kind))} of {found.path} has other settings"
+                if of_kind
+                else f"{found.path} has no {kind} objective"
+            )
+            told.append(f"the {kind} part of the head starts from random weights: {why}")
+            continue
+        prefix = f"objectives.{same[0]}."
+        tensors = found.tensors("model", prefix)
+        load_named(
+            known.part, {k.removeprefix(prefix): v for k, v in tensors.items()}, str(found.path)
+        )
+        told.append(f"the {kind} part of the head goes on from objectives.{same[0]} of init")
+    return told
+
+
+def _equal(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:
+    return all(_plain(there.get(name)) == _plain(value) for name, value in here.items())
+
+
+def _plain(value: Any) -> Any:
+    """Lists here name sets."""
+    return sorted(value) if isinstance(value, list | tuple) else value
