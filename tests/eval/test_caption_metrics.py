@@ -14,7 +14,7 @@ from nltk.translate.bleu_score import corpus_bleu
 from mmfm_eval.metrics import captions
 from mmfm_eval.metrics.captions import words
 
-VOCABULARY = "a the red blue dot box on left of big small".split()
+VOCABULARY = ["a", "the", "red", "blue", "dot", "box", "on", "left", "of", "big", "small"]
 
 
 def corpus(seed: int, rows: int = 40) -> tuple[list[tuple[str, ...]], list[list[tuple[str, ...]]]]:
@@ -28,7 +28,7 @@ def corpus(seed: int, rows: int = 40) -> tuple[list[tuple[str, ...]], list[list[
     for of_row in references:
         text = list(rng.choice(of_row))
         text[rng.randrange(len(text))] = rng.choice(VOCABULARY)
-        texts.append(tuple(text[: rng.randint(3, 9)]))
+        texts.append(tuple(text[: rng.randint(4, 9)]))
     return texts, references
 
 

@@ -33,7 +33,7 @@ def test_losses_counts_and_gradients_are_those_of_the_objective(tokenizer) -> No
         losses, counts = task(prepared).losses, task.counts(prepared)
         task.total(losses, counts).backward()
         values = {n: (t.item(), c.item(), counts[n].item()) for n, (t, c) in losses.items()}
-        gradient = task.model.encoder("image").patch_embed.weight.grad
+        gradient = task.model.encoder("image").patch_embed.projection.weight.grad
         found.append((values, gradient, task.raw))
     assert list(found[0][0]) == ["head/caption_text"]
     assert found[0][0] == found[1][0]
