@@ -21,7 +21,7 @@ from mmfm.predictor import items
 from mmfm.predictor.outputs import Encoded, Judged, Predictions
 from mmfm.predictor.table import Table
 from mmfm.task import FinetuneTask, Output, PretrainTask, Task
-from mmfm.types import Batch, Label, Read, to_device
+from mmfm.types import Batch, Features, Label, Read, to_device
 
 _TARGET = "target of the head"
 
@@ -122,9 +122,11 @@ class Predictor:
         modalities: Sequence[str],
         fused: bool = False,
         pooled: bool = False,
+        seen: Callable[[Batch, Mapping[Read, Features]], None] | None = None,
     ) -> Encoded:
         """Embeddings of every sample in `data` that has any of `modalities`; with `fused` of all of
-        them together too, with `pooled` the encoders' pooled outputs too. Collective.
+        them together too, with `pooled` the encoders' pooled outputs too. `seen` is given what each
+        batch became. Collective.
         """
         reads = {m: Read("clean", (m,)) for m in modalities}
         if fused:
@@ -132,6 +134,8 @@ class Predictor:
         tables: dict[str, Table] = {key: Table() for key in reads}
         for batch in data:
             found = self.run(batch, reads=list(reads.values())).features
+            if seen is not None:
+                seen(batch, found)
             for key, read in reads.items():
                 features = found[read]
                 if key not in features.embedding:
