@@ -23,10 +23,10 @@ from torch import Tensor
 
 from mmfm.heads.base import CachedHeadObjective, Head, Known
 from mmfm.model import Model
-from mmfm.objectives import matching
 from mmfm.objectives.base import Objective
 from mmfm.objectives.base.pairs import PairsConfig
 from mmfm.objectives.contrastive import Contrastive
+from mmfm.objectives.matching import Config as MatchingObjective
 from mmfm.types import Batch, Features, LossTerms, Read
 
 MATCHING = "matching"
@@ -81,10 +81,10 @@ class Config(PairsConfig):
             except ValueError as error:
                 raise ValueError(f"matching: {error}") from None
 
-    def matching_objective(self) -> matching.Config:
+    def matching_objective(self) -> MatchingObjective:
         assert self.matching is not None
         settings = self.matching
-        return matching.Config(
+        return MatchingObjective(
             pairs=self.pairs, weight=settings.weight, temperature=settings.temperature
         )
 

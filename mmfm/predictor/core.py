@@ -255,6 +255,7 @@ class Predictor:
             for name, rows in gathered.items()
         }
 
+    @torch.no_grad()
     def run(self, batch: Batch, **request: Any) -> Output:
         """The task's `forward` in evaluation mode, through the engine where one holds it."""
         if self.task.training:

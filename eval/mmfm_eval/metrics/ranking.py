@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TIE = 1e-6
+JUDGED_TIE = 1e-4
+"""The same for logits of the fusion, whose rounding is that of float32."""
 _CELLS = 16_000_000
 
 
@@ -61,7 +63,7 @@ def first_relevant_ranks(
             relevant[which, excluded[rows][which]] = False
             candidates[which] -= 1
         if judged is not None:
-            first, score = judged[0][rows], judged[1][rows]
+            first, score = judged[0][rows], judged[1][rows] * (TIE / JUDGED_TIE)
             above = similarity.max() + 1 - score.min()
             np.put_along_axis(similarity, first, score + above, axis=1)
         parts.append(_ranks(similarity, relevant, candidates))
