@@ -19,10 +19,12 @@ from torch import Tensor, nn
 
 from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
+from mmfm.lora import LoraConfig, add_lora
 from mmfm.masking import derive_seed, draw_mask, mix_ints, salt
 from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
+from mmfm.teaching import TeacherConfig, kind_of, teacher_objectives
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
 OF_ROWS = ("mask", "tokens", "tokens_mask", "pooled")
@@ -67,6 +69,8 @@ class FinetuneTaskConfig:
 
     model: ModelConfig
     head: Annotated[Any, Component("mmfm.heads")]
+    lora: LoraConfig | None = None
+    teacher: TeacherConfig | None = None
 
 
 class Task(nn.Module):
@@ -303,7 +307,7 @@ class PretrainTask(Task):
 
 
 class FinetuneTask(Task):
-    """A model and a head; the head's loss is the one objective."""
+    """A model and a head, whose loss is the one objective but for those of a teacher."""
 
     @classmethod
     def build(
@@ -311,12 +315,24 @@ class FinetuneTask(Task):
     ) -> FinetuneTask:
         """The task of a recipe with the label names that its data has."""
         model = config.model.build(assets)
+        if config.lora is not None:
+            try:
+                add_lora(model, config.lora)
+            except ValueError as error:
+                raise ConfigError(f"lora: {error}") from None
         try:
             head: Head = config.head.build(model, label_names)
         except ValueError as error:
             raise ConfigError(f"head: {error}") from None
-        own = {"head": (head.objective(), getattr(config.head, "weight", 1.0))}
-        return cls(model, {**own, **head.beside()})
+        objectives = {"head": (head.objective(), getattr(config.head, "weight", 1.0))}
+        objectives |= head.beside()
+        if config.teacher is not None:
+            try:
+                kind = kind_of(config.head)
+                objectives |= teacher_objectives(config.teacher, model, head, kind)
+            except ValueError as error:
+                raise ConfigError(f"teacher: {error}") from None
+        return cls(model, objectives)
 
     @property
     def head(self) -> Head:

@@ -100,12 +100,13 @@ def _compare(split: str, got: list[dict[str, Any]], want: list[dict[str, Any]]) 
 
 def _plain(recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe's first steps, with nothing in them that isn't the same for every split."""
-    steps = {"max_steps": STEPS, "log_every": 1, "log_norms": True, "keep_best": None}
-    train = {**recipe["train"], **steps, "precision": "fp32", "grad_cache": "auto"}
+    steps = {"max_steps": STEPS, "epochs": None, "log_every": 1, "log_norms": True}
+    to_the_end = {"keep_best": None, "patience": None}
+    train = {**recipe["train"], **steps, **to_the_end, "precision": "fp32", "grad_cache": "auto"}
     sgd = {"type": "sgd", "lr": 0.1, "momentum": 0.0, "schedule": "constant", "options": {}}
     optim = {**recipe["optim"], **sgd, "warmup_steps": 0, "decay_steps": 0, "ema": None}
     run = {**recipe["run"], "resume": "never", "trackers": []}
-    changed = {"train": train, "optim": optim, "run": run, "eval": {}}
+    changed = {"train": train, "optim": optim, "run": run, "eval": {}, "test": {}}
     plain: dict[str, Any] = _without_dropout({**recipe, **changed})
     return plain
 

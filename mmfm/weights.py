@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmfm.checkpoint import Checkpoint, CheckpointError
+from mmfm.layers.lora import in_names_of, merged
 
 
 def load_task(task: nn.Module, checkpoint: Checkpoint) -> None:
@@ -13,12 +14,19 @@ def load_task(task: nn.Module, checkpoint: Checkpoint) -> None:
 
 
 def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Copy the weights of the checkpoint's model, without its objectives or head, into `model`."""
+    """Copy the weights of the checkpoint's model, without its objectives or head, into `model`.
+
+    What the checkpoint has of LoRA is added to its weights; that of `model` stays as it is.
+    """
     prefix = "model."
     found = checkpoint.tensors("model", prefix)
     if not found:
         raise CheckpointError(f"{checkpoint.path} has no weights of a model")
-    load_named(model, {k[len(prefix) :]: v for k, v in found.items()}, str(checkpoint.path))
+    plain = {k[len(prefix) :]: v for k, v in found.items()}
+    lora = checkpoint.config.get("lora")
+    if lora:
+        plain = merged(plain, lora["alpha"] / lora["rank"])
+    load_named(model, in_names_of(model, plain), str(checkpoint.path))
 
 
 def load_named(module: nn.Module, found: dict[str, Tensor], where: str) -> None:

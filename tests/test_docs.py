@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from mmfm.config import Component, component, from_dict
+from mmfm.lora import LoraConfig
 from mmfm.train.optim import OptimConfig
 from mmfm.train.recipe import PretrainConfig
 from mmfm_eval.suite import SuiteConfig
@@ -90,8 +91,11 @@ def test_the_recipe_for_own_data_is_valid() -> None:
 
 def test_the_settings_of_the_training_page_are_valid() -> None:
     objectives, *optims = recipes("training.md")
+    lora = next(recipe for recipe in optims if "lora" in recipe)
+    optims.remove(lora)
+    from_dict(LoraConfig, lora["lora"])
     component(objectives["objectives"]["masked_image"], Component("mmfm.objectives"))
-    assert len(optims) == 2
+    assert len(optims) == 3
     for optim in optims:
         from_dict(OptimConfig, optim["optim"])
 

@@ -174,7 +174,7 @@ def take_samples(batch: Batch, samples: Tensor) -> Batch:
     """The batch of some samples, in their order, with `rows` counted anew."""
     place = {int(s): i for i, s in enumerate(samples)}
     part: Batch = {"rows": {}, "sample_id": [batch["sample_id"][int(s)] for s in samples]}
-    for key in ("group", "mask_seed", "sample_hash", "masked_view", "stream"):
+    for key in ("group", "mask_seed", "sample_hash", "masked_view", "stream", "labels"):
         if key in batch:
             part[key] = batch[key][samples]
     for modality, rows in batch["rows"].items():

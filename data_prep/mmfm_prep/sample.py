@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,12 +16,22 @@ Texts = dict[str, list[str]]
 reads.
 """
 
+Labels = Mapping[str, str | list[str]]
+"""Field ▶ the name of a class, or those of several."""
+
 IMAGE_ENDINGS = ("png", "jpg", "webp")
 AUDIO_ENDINGS = ("flac", "wav", "ogg")
 OWN = ("audio", "history", "image", "text")
 TAKEN = ("json", "txt", *IMAGE_ENDINGS, *AUDIO_ENDINGS)
 _MODALITY = re.compile(r"[a-z][a-z0-9_]*")
 _KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
+
+
+def label_names(sample_labels: Labels, meta: dict[str, Any]) -> dict[str, list[str]]:
+    """Field ▶ the names that a sample has in it; also those of the tags of its tokens."""
+    found = {f: [v] if isinstance(v, str) else v for f, v in sample_labels.items()}
+    tags = meta.get("tags")
+    return {**found, "tags": tags} if isinstance(tags, list) else found
 
 
 def all_texts(texts: Texts | None) -> list[str]:
@@ -35,9 +46,9 @@ class Sample:
     `key` is the file stem in the shard (letters, digits, ``_`` and ``-``), unique in its split.
     `id` is unique in the dataset and stays with the sample through to the results. Samples with
     equal `group` mean the same thing. `history`: ids of samples, in the order in which somebody
-    chose them. `labels` maps a field to a class name. `meta` is further metadata, plain JSON.
-    `others` holds modalities that mmfm has no field for, by ending as `mmfm.data.endings` has them:
-    ``{"video": {"gif": b"…"}, "price": {"json:price": 3.5}}``.
+    chose them. `labels` maps a field to a class name, or to several. `meta` is further metadata,
+    plain JSON. `others` holds modalities that mmfm has no field for, by ending as
+    `mmfm.data.endings` has them: ``{"video": {"gif": b"…"}, "price": {"json:price": 3.5}}``.
 
     `digests`: by kind what stands for what is seen, heard or read, where more than the bytes of the
     files is known of that; they aren't written.
@@ -54,7 +65,7 @@ class Sample:
     audio_ending: str = "flac"
     history: list[str] | None = None
     others: dict[str, dict[str, Any]] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     source: str = ""
     licence: str = ""
     meta: dict[str, Any] = field(default_factory=dict)

@@ -27,7 +27,7 @@ from mmfm.data.index import index_path
 from mmfm.data.tar import build_index
 from mmfm_prep.errors import PrepError
 from mmfm_prep.leaks import LeakCounter
-from mmfm_prep.sample import Sample, all_texts
+from mmfm_prep.sample import Sample, all_texts, label_names
 
 FORMAT = 1
 _PARTIAL = ".partial"
@@ -75,10 +75,8 @@ class DatasetWriter:
         shard = self._shards.setdefault(name, _shard(name, *place))
         shard["samples"] += 1
         shard["modality_sets"][sample.modality_set] += 1
-        for name, value in sample.labels.items():
-            self._labels[name].update([value] if isinstance(value, str) else value)
-        if "tags" in sample.meta:
-            self._labels["tags"].update(sample.meta["tags"])
+        for name, values in label_names(sample.labels, sample.meta).items():
+            self._labels[name].update(values)
         self.leaks.add(
             sample.split,
             sample.group,

@@ -104,7 +104,8 @@ def protocol(
         "feature_cache": None,
         "weights": None,
         "sources": {
-            name: {**source, "path": digests[name]} for name, source in resolved["sources"].items()
+            name: {**source, "path": digests[name], "subset": None}  # the digest knows the subset
+            for name, source in resolved["sources"].items()
         },
     }
     for transport in ("cache", "remote"):

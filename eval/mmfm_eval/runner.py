@@ -16,6 +16,7 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
+from mmfm.data.subset import subset_of
 from mmfm.feature_caching import open_caches
 from mmfm.files import sha256
 from mmfm.predictor import Predictor, load, transforms_of, untrained
@@ -166,7 +167,7 @@ def open_sources(suite: SuiteConfig, checkpoint: Checkpoint) -> dict[str, Manife
     manifests, transforms = {}, transforms_of(checkpoint)
     for name, source in suite.sources.items():
         try:
-            manifests[name] = Manifest.open(
+            opened = Manifest.open(
                 source.path,
                 source.splits,
                 source.modalities,
@@ -174,6 +175,7 @@ def open_sources(suite: SuiteConfig, checkpoint: Checkpoint) -> dict[str, Manife
                 suite.remote,
                 transforms,
             )
+            manifests[name] = subset_of(opened, source.subset) if source.subset else opened
         except ValueError as error:
             raise ValueError(f"sources.{name}: {error}") from None
     return manifests

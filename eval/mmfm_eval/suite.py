@@ -21,19 +21,21 @@ from mmfm.checkpoint import Weights
 from mmfm.config import Component
 from mmfm.data.remote.cache import CacheConfig
 from mmfm.data.remote.fetch import RemoteConfig
+from mmfm.data.subset import SubsetConfig
 
 TASKS = "mmfm_eval.tasks"
 
 
 @dataclass(kw_only=True)
 class SourceConfig:
-    """A folder of shards, which of its `splits`, and which of their `modalities` (all by
-    default).
+    """A folder of shards, which of its `splits`, and which of their `modalities` (all by default);
+    `subset`: a part of the samples, as `mmfm.data.subset` draws it.
     """
 
     path: str
     splits: list[str] | None = None
     modalities: list[str] | None = None
+    subset: SubsetConfig | None = None
 
 
 @dataclass(kw_only=True)

@@ -91,7 +91,7 @@ def build_cache(
                     share.flush()
                 number += 1
                 progress(number, total)
-            if all_good:
+            if all_good and shard.whole:
                 good.append(shard.shard)
         share.flush()
     for one in good:  # whose outputs are on the disk now
@@ -147,26 +147,31 @@ class _Share:
 
 @dataclass
 class _ShardToRead:
-    """A shard, where it is, and how many of its samples have the modality."""
+    """A shard, where it is, how many of its samples have the modality, and whether no sample of the
+    tar is left out.
+    """
 
     source: int
     number: int
     shard: Shard
     samples: int
+    whole: bool
 
 
 def _shards_with(modality: str, sources: Sequence[tuple[str, Manifest]]) -> Iterator[_ShardToRead]:
     """Each shard that has `modality`, of a shard in several sources the first: sources that differ
-    in their weights only hold the same contents.
+    in their weights only hold the same contents, unless they show other parts of it.
     """
     seen = set()
     for source, (_, manifest) in enumerate(sources):
         for number, shard in enumerate(manifest.shards):
             sets = shard.modality_sets.items()
             samples = sum(count for name, count in sets if modality in name.split("+"))
-            if samples and shard.path not in seen:
-                seen.add(shard.path)
-                yield _ShardToRead(source, number, shard, samples)
+            part = b"" if manifest.inside is None else manifest.inside[number].tobytes()
+            if samples and (shard.path, part) not in seen:
+                seen.add((shard.path, part))
+                whole = sum(shard.modality_sets.values()) == shard.samples
+                yield _ShardToRead(source, number, shard, samples, whole)
 
 
 def _contents(
@@ -174,17 +179,16 @@ def _contents(
 ) -> Iterator[list[bytes] | BadSample]:
     """What there is to encode of each sample that has `modality`, or why it can't be used."""
     entries = reader.sources[shard.source][1].index(shard.number)
-    has = [modality in name.split("+") for name in entries.set_names]
-    for index in range(len(entries)):
-        if has[entries.set_codes[index]]:
-            try:
-                raw = reader.read(shard.source, shard.number, index)
-                if train:
-                    yield transform.contents(raw.files, raw.meta)
-                else:
-                    yield [transform.choose(raw.files, raw.meta, UNUSED, False)]
-            except BadSample as bad:
-                yield bad
+    has = [name for name in entries.set_names if modality in name.split("+")]
+    for index in np.sort(np.concatenate([entries.members(name) for name in has])).tolist():
+        try:
+            raw = reader.read(shard.source, shard.number, index)
+            if train:
+                yield transform.contents(raw.files, raw.meta)
+            else:
+                yield [transform.choose(raw.files, raw.meta, UNUSED, False)]
+        except BadSample as bad:
+            yield bad
 
 
 def _names(modality: str, settings: str | None, train: bool, shard: Shard) -> list[str]:

@@ -32,10 +32,10 @@ def collate(samples: Sequence[Sample], transforms: Mapping[str, Transform]) -> B
         "stream": _int64([s.stream for s in samples]),
         "rows": {},
     }
-    if any(s.negative for s in samples):
-        batch["negative"] = torch.tensor([s.negative for s in samples])
     if any(number for _, number in parts):
         batch["window"] = _int64([number for _, number in parts])
+    if any(s.negative for s in samples):
+        batch["negative"] = torch.tensor([s.negative for s in samples])
     labels = [s.label for s in samples if s.label is not None]
     if labels:
         assert len(labels) == len(samples)

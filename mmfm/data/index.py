@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = 1
+OUTSIDE = 0xFFFF
+"""The set code of a sample that is in the shard, but not in the part of the data set in use."""
 
 
 def restrict(modality_set: str, modalities: Collection[str]) -> str:
@@ -51,7 +53,7 @@ class ShardIndex:
 
     `offsets`, `sizes`: int64 [n], the sample's run of tar members in bytes; `set_codes`: uint16
     [n], the sample's modality set as a position in `set_names` (modalities in alphabetical order
-    joined by "+", "" for none).
+    joined by "+", "" for none) or `OUTSIDE`.
     """
 
     header: IndexHeader
@@ -81,12 +83,26 @@ class ShardIndex:
         code = self.set_names.index(modality_set)
         return np.flatnonzero(self.set_codes == code).astype(np.int32)
 
+    def has_some(self) -> NDArray[np.bool_]:
+        """[n]: the samples that have a modality."""
+        codes = [code for code, name in enumerate(self.set_names) if name]
+        return np.isin(self.set_codes, np.array(codes, np.uint16))
+
     def restricted(self, modalities: Collection[str]) -> ShardIndex:
         """The index as if the samples had nothing but `modalities`."""
         narrowed = [restrict(name, modalities) for name in self.set_names]
         names = list(dict.fromkeys(narrowed))
         codes = np.array([names.index(name) for name in narrowed], np.uint16)[self.set_codes]
         sets = {name: int((codes == code).sum()) for code, name in enumerate(names)}
+        header = dataclasses.replace(self.header, modality_sets=sets)
+        return dataclasses.replace(self, header=header, set_codes=codes)
+
+    def with_only(self, inside: NDArray[np.bool_]) -> ShardIndex:
+        """The index as if there were none but the samples of `inside` [n]: the others have no
+        modality set, not even the empty one.
+        """
+        codes = np.where(inside, self.set_codes, np.uint16(OUTSIDE)).astype(np.uint16)
+        sets = {name: int((codes == code).sum()) for code, name in enumerate(self.set_names)}
         header = dataclasses.replace(self.header, modality_sets=sets)
         return dataclasses.replace(self, header=header, set_codes=codes)
 

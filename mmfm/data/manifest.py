@@ -21,6 +21,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mmfm.data.endings import Endings, endings_text, modality_endings
 from mmfm.data.index import IndexHeader, ShardIndex, find_index, index_path, read_header, restrict
 from mmfm.data.lru import Lru
@@ -79,7 +82,8 @@ class Manifest:
 
     `label_names`: field of the samples' `labels` ▶ its class names. `splits`: all that there are.
     `endings`: what holds which modality, for an index that has to be made; without them what
-    mmfm's own transforms say.
+    mmfm's own transforms say. `inside`: of a part of a data set, the samples of each shard that are
+    in it; `notes`: what there is less of in it than was asked for.
     It can be sent to a worker process; open files and indexes stay behind.
     """
 
@@ -94,6 +98,8 @@ class Manifest:
         self.shards = list(shards)
         self.remote = remote
         self.modalities: tuple[str, ...] | None = None
+        self.inside: list[NDArray[np.bool_]] | None = None
+        self.notes: list[str] = []
         self._whole: Manifest | None = None
         self.label_names = {k: list(v) for k, v in (label_names or {}).items()}
         self.splits = list(splits)
@@ -137,7 +143,7 @@ class Manifest:
                 f"modalities = {list(modalities)}: the samples of {_shown(path)} have "
                 f"{', '.join(sorted(there))}"
             )
-        other = Manifest(self.shards, self.label_names, self.splits, self.endings, self.remote)
+        other = self._view()
         other.modalities = tuple(modalities)
         for number, shard in enumerate(self.shards):
             sets: dict[str, int] = {}
@@ -145,8 +151,29 @@ class Manifest:
                 narrowed = restrict(name, modalities)
                 sets[narrowed] = sets.get(narrowed, 0) + count
             other.shards[number] = replace(shard, modality_sets=sets)
-        other._whole = self
         return other
+
+    def with_only(self, inside: Sequence[NDArray[np.bool_]], notes: Sequence[str] = ()) -> Manifest:
+        """The data set as if it had none but the samples of `inside`, for each shard [samples].
+
+        Nothing counts or reads the others; ``shards[s].samples`` still says how many the tar holds.
+        """
+        other = self._view()
+        other.inside, other.notes = list(inside), list(notes)
+        for number, shard in enumerate(self.shards):
+            sets = self.index(number).with_only(inside[number]).header.modality_sets
+            other.shards[number] = replace(shard, modality_sets=sets)
+        return other
+
+    def _view(self) -> Manifest:
+        other = Manifest(self.shards, self.label_names, self.splits, self.endings, self.remote)
+        other.modalities, other._whole = self.modalities, self.whole
+        return other
+
+    @property
+    def whole(self) -> Manifest:
+        """The data set with all modalities and samples of its shards."""
+        return self if self._whole is None else self._whole
 
     @classmethod
     def _open(
@@ -243,23 +270,30 @@ class Manifest:
         return cls(shards, endings=endings)
 
     def digest(self) -> str:
-        """sha256 over all that describes these shards and labels, wherever they lie."""
+        """sha256 over all that describes these shards and labels, wherever they lie, and over which
+        samples are inside.
+        """
         if not self._digest:
             digest = hashlib.sha256(json.dumps(self.label_names, sort_keys=True).encode())
             for s in self.shards:
                 sets = sorted(s.modality_sets.items())
                 digest.update(repr((s.name, s.bytes, s.sha256, s.samples, sets, s.split)).encode())
+            for part in self.inside or ():
+                digest.update(np.packbits(part).tobytes())
             self._digest = digest.hexdigest()
         return self._digest
 
     def index(self, shard: int) -> ShardIndex:
         """The index of a shard, made first where it is missing or of another tar."""
-        return self._indexes.get(shard, lambda: self._load_restricted(shard))
+        return self._indexes.get(shard, lambda: self._load_narrowed(shard))
 
-    def _load_restricted(self, shard: int) -> ShardIndex:
-        if self._whole is None or self.modalities is None:
+    def _load_narrowed(self, shard: int) -> ShardIndex:
+        if self._whole is None:
             return self._load_index(shard)
-        return self._whole.index(shard).restricted(self.modalities)
+        index = self._whole.index(shard)
+        if self.modalities is not None:
+            index = index.restricted(self.modalities)
+        return index if self.inside is None else index.with_only(self.inside[shard])
 
     def _load_index(self, number: int) -> ShardIndex:
         shard = self.shards[number]
@@ -294,7 +328,7 @@ class Manifest:
         offset, size = int(index.offsets[i]), int(index.sizes[i])
         place = self.shards[shard].place
         try:
-            data = self._read(shard, offset, size)
+            data = self.read_bytes(shard, offset, size)
         except OSError as error:
             raise ValueError(f"shard {place} can't be read at byte {offset}: {error}") from None
         try:
@@ -304,7 +338,10 @@ class Manifest:
         except ValueError as error:
             raise ValueError(f"shard {place}, sample at byte {offset}: {error}") from None
 
-    def _read(self, shard: int, offset: int, size: int) -> bytes:
+    def read_bytes(self, shard: int, offset: int, size: int) -> bytes:
+        """`size` bytes of a shard's tar, fewer at its end; OSError or ValueError where there are
+        none.
+        """
         if self.remote is not None:
             return self.remote.read(shard, offset, size)
         path = self.shards[shard].path
@@ -324,12 +361,11 @@ class Manifest:
     def prefetch(self, shard: int, stop: threading.Event) -> None:
         """Bring a shard at a URL and its index into the cache; StoppedError when `stop` is set."""
         if self.remote is not None:
-            whole = self.shards[shard] if self._whole is None else self._whole.shards[shard]
-            self.remote.fetch(shard, partial(_describes_shard, whole), stop)
+            self.remote.fetch(shard, partial(_describes_shard, self.whole.shards[shard]), stop)
 
     def __len__(self) -> int:
-        """Samples in all shards."""
-        return sum(s.samples for s in self.shards)
+        """Samples in all shards, of a part of a data set those inside."""
+        return sum(sum(s.modality_sets.values()) for s in self.shards)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_files": Lru(FILES_HELD)}

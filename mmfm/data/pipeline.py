@@ -32,6 +32,7 @@ from mmfm.data.reader import SampleReader
 from mmfm.data.remote.cache import CacheConfig
 from mmfm.data.remote.fetch import RemoteConfig, Traffic
 from mmfm.data.remote.prefetch import Prefetcher, check_cache
+from mmfm.data.subset import SubsetConfig, subset_of
 from mmfm.data.transforms.base import BadSample
 from mmfm.types import Batch, Label
 
@@ -41,17 +42,18 @@ MAX_REPLACEMENTS = 64
 
 
 class Place(Protocol):
-    """Where a data set lies: what `Manifest.open` takes."""
+    """Where a data set lies: what `Manifest.open` takes, and which part of it is meant."""
 
     path: str
     splits: list[str] | None
     modalities: list[str] | None
+    subset: SubsetConfig | None
 
 
 @dataclass(kw_only=True)
 class SourceConfig:
     """One data set. `path`, `splits`, `modalities`: what `Manifest.open` takes; `path` may be a
-    URL.
+    URL. `subset`: a part of it, as `mmfm.data.subset` draws it.
 
     `weight`: its share, relative to the other sources' (unset: its number of samples).
     `masked_view`: whether its samples enter the masked view; false spares the time where masked
@@ -61,6 +63,7 @@ class SourceConfig:
     path: str
     splits: list[str] | None = None
     modalities: list[str] | None = None
+    subset: SubsetConfig | None = None
     weight: float | None = None
     masked_view: bool = True
 
@@ -98,7 +101,7 @@ class DataConfig:
 
     def open(self, source: Place) -> Manifest:
         """The data set of a source, of these or another. ValueError where it can't be opened."""
-        return Manifest.open(
+        opened = Manifest.open(
             source.path,
             source.splits,
             source.modalities,
@@ -106,6 +109,7 @@ class DataConfig:
             self.remote,
             self.transforms,
         )
+        return opened if source.subset is None else subset_of(opened, source.subset)
 
     def open_sources(self) -> list[tuple[str, Manifest, float | None]]:
         """(name, manifest, weight) of each source. ConfigError where one can't be opened."""

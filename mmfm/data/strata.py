@@ -48,7 +48,8 @@ class Stratum:
         at = int(self.ends.searchsorted(item, side="right"))
         inside = item - (int(self.ends[at - 1]) if at else 0)
         shard = int(self.shards[at])
-        if len(self.manifest.shards[shard].modality_sets) > 1:
+        described = self.manifest.shards[shard]
+        if described.modality_sets[self.modality_set] < described.samples:
             members = self._members.get(
                 shard, lambda: self.manifest.index(shard).members(self.modality_set)
             )

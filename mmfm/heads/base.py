@@ -45,6 +45,10 @@ class Head(nn.Module):
         """
         return {}
 
+    def prepare(self, batch: Batch) -> Batch:
+        """`batch` with what the head adds to it or changes in it before anything else looks."""
+        return batch
+
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """The counts that `loss` will return, known before any encoder runs."""
         raise NotImplementedError
@@ -98,6 +102,9 @@ class HeadObjective(Objective):
         super().__init__()
         self.head = head
         self.reads = head.reads
+
+    def prepare(self, batch: Batch) -> Batch:
+        return self.head.prepare(batch)
 
     def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
         return self.head.counts(batch)

@@ -12,8 +12,11 @@ from mmfm import distributed
 from mmfm.checkpoint import Checkpoint, CheckpointError, Weights
 from mmfm.config import component, from_dict
 from mmfm.data.decode import TRANSFORMS
+from mmfm.layers.lora import is_wrapped, of_lora
+from mmfm.lora import all_parts
 from mmfm.predictor.core import Predictor
 from mmfm.task import FinetuneTask, FinetuneTaskConfig, PretrainTask, PretrainTaskConfig, Task
+from mmfm.teaching import taught_names
 from mmfm.types import Label
 
 
@@ -32,9 +35,8 @@ def load(
     label = Label(*stored) if stored else None
     names = label.names if label else ()
     task = build(raw, label_names=names, assets=checkpoint.assets, for_use=True)
-    left_out = tuple(
-        f"objectives.{name}." for name in raw.get("objectives", {}) if name not in task.objectives
-    )
+    trained = [*raw.get("objectives", {}), *taught_names(task.model)]
+    left_out = tuple(f"objectives.{name}." for name in trained if name not in task.objectives)
     found = {
         name: tensor
         for name, tensor in checkpoint.weights(weights).items()
@@ -74,10 +76,11 @@ def build(
 ) -> Task:
     """The task of a recipe given as a plain mapping: with ``objectives`` a `PretrainTask`, with
     ``head`` a `FinetuneTask`; its other sections are not looked at. `for_use`: without the
-    objectives that only training needs.
+    objectives, and the teacher, that only training needs.
     """
     if "head" in raw:
-        parts = {key: raw[key] for key in ("model", "head") if key in raw}
+        keys = ("model", "head", "lora", *(() if for_use else ("teacher",)))
+        parts = {key: raw[key] for key in keys if key in raw}
         return FinetuneTask.build(from_dict(FinetuneTaskConfig, parts), label_names, assets)
     parts = {key: raw[key] for key in ("model", "objectives") if key in raw}
     return PretrainTask.build(from_dict(PretrainTaskConfig, parts), assets, for_use)
@@ -86,16 +89,17 @@ def build(
 def untrained(predictor: Predictor, seed: int) -> Predictor:
     """The same network with the weights that training would start from, drawn anew by `seed`.
 
-    A frozen encoder keeps its weights. One that was pretrained elsewhere and then trained along
-    starts at random here, not where training started.
+    A frozen encoder keeps its weights, and so does what LoRA is put beside. An encoder that was
+    pretrained elsewhere and then trained along starts at random here, not where training started.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         label_names = predictor.label.names if predictor.label else ()
         task = build(predictor.config, label_names, predictor.assets, for_use=True)
-    for modality, encoder in predictor.model.encoders.items():
-        if predictor.model.encoder(modality).frozen:
-            task.model.encoders[modality].load_state_dict(encoder.state_dict())
+    for name, part in all_parts(predictor.model).items():
+        if is_wrapped(part) or getattr(part, "frozen", False):
+            kept = {n: t for n, t in part.state_dict().items() if not of_lora(n)}
+            all_parts(task.model)[name].load_state_dict(kept, strict=False)
     task.to(predictor.device).eval()
     return Predictor(
         task,

@@ -20,6 +20,7 @@ from mmfm.train.engine import check_config, end_process_group, start_process_gro
 from mmfm.train.engine.deepspeed_config import deepspeed_config
 from mmfm.train.engine.gradients import part_of
 from mmfm.train.loop import check, train
+from mmfm.train.optim.layers import described
 from mmfm.train.resume import resume_point
 from mmfm.train.run import Run
 
@@ -127,9 +128,12 @@ def plan(run: Run, found: Checkpoint | None) -> str:
     start = f"step {found.step} of {found.path}" if found else "the start"
     lines = [
         f"run       {run.folder}, {recipe.train.max_steps} steps from {start}",
+        _in_epochs(run, pipeline.order),
         f"batch     {size} = {world_size} ranks × {parts} micro-batches × {micro}; grad_cache "
         f"{'on' if cached else 'off'}",
         *_parameters(run),
+        *(f"layers    {line}" for line in _layers(run)),
+        *run.notes,
         f"{'stratum':<42}samples  weight        a step  comes every  epochs/1000",
     ]
     for share in pipeline.order.composition():
@@ -144,9 +148,24 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         if count:
             lines.append(f"  {source}: {count} samples have no known modality and are left out")
     lines += _mixture(pipeline.order, recipe.train.max_steps)
-    lines += [f"warning   {line}" for line in run.never_there(pipeline)]
+    lines += [f"warning   {line}" for line in run.warnings(pipeline)]
     lines.append("deepspeed " + json.dumps(engine))
     return "\n".join(lines)
+
+
+def _in_epochs(run: Run, order: Order) -> str:
+    """How many epochs the run, and the time from one evaluation or checkpoint to the next, are."""
+    train = run.recipe.train
+    samples = sum(stratum.samples for stratum in order.strata)
+    told = [
+        f"{name} {steps * order.global_batch_size / samples:.3g}"
+        for name, steps in (
+            ("all steps", train.max_steps),
+            ("eval_every", train.eval_every),
+            ("save_every", train.save_every),
+        )
+    ]
+    return f"epochs    {samples:,} samples in each; {', '.join(told)}"
 
 
 def _mixture(order: Order, steps: int) -> list[str]:
@@ -171,10 +190,16 @@ def _parameters(run: Run) -> list[str]:
         counts = parts.setdefault(part_of(name), [0, 0])
         counts[0] += parameter.numel()
         counts[1] += parameter.numel() * parameter.requires_grad
-    return [
-        f"weights   {part:<32} {total:>12,}  {'frozen' if not trained else ''}".rstrip()
-        for part, (total, trained) in parts.items()
-    ]
+    lines = []
+    for part, (total, trained) in parts.items():
+        train = "" if trained == total else f"{trained:,} train" if trained else "frozen"
+        lines.append(f"weights   {part:<32} {total:>12,}  {train}".rstrip())
+    return lines
+
+
+def _layers(run: Run) -> list[str]:
+    optim = run.recipe.optim
+    return described(run.task, optim.top_layers, optim.unfreeze_every)
 
 
 def _first_rank() -> bool:

@@ -1,19 +1,21 @@
-"""The evaluators of a recipe's `eval` section, run on the model in training."""
+"""The evaluators of a recipe's section `eval`, on the model in training, or `test`, at the end."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from mmfm.config import ConfigError
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
 from mmfm.predictor import Predictor
 from mmfm.train.log import RunLog, summary
-from mmfm.train.recipe import Recipe
+from mmfm.train.recipe import EvalConfig, Recipe
+
+Section = Literal["eval", "test"]
 
 
 class Evaluation:
-    """The evaluators of the recipe's `eval` section, on the model in training."""
+    """The evaluators of a section of the recipe, on a model."""
 
     def __init__(
         self,
@@ -22,15 +24,17 @@ class Evaluation:
         manifests: dict[str, Manifest],
         caches: Any,
         log: RunLog,
+        section: Section = "eval",
     ) -> None:
-        self.predictor, self.log = predictor, log
-        self.evaluators = build_evaluators(recipe, predictor, manifests)
+        self.predictor, self.log, self.section = predictor, log, section
+        self.evaluators = build_evaluators(recipe, predictor, manifests, section)
+        config: EvalConfig = getattr(recipe, section)
         self.data = {
             name: EvaluationSource(
                 name,
                 manifest,
                 predictor.specs,
-                batch_size=recipe.eval.batch_size,
+                batch_size=config.batch_size,
                 transforms=predictor.transforms,
                 cache=caches,
             )
@@ -40,39 +44,45 @@ class Evaluation:
     def run(self, step: int) -> dict[str, list[Any]]:
         """Evaluate and log; the scores by task, on every rank; collective."""
         found = {}
+        when = f"step {step}" if self.section == "eval" else self.section
         for name, evaluator in self.evaluators.items():
             found[name] = scores = evaluator(self.predictor, self.data)
             for score in scores:
-                row = {"step": step, "split": "eval", "task": name, "metric": score.name}
+                row = {"step": step, "split": self.section, "task": name, "metric": score.name}
                 beside = {"chance": score.chance, "baseline": score.baseline, "ci95": score.ci95}
                 self.log.evaluation({**row, "value": score.value, "n": score.n, **beside})
             for line in summary(scores):
-                self.log.say(f"step {step}  {name}  {line}")
+                self.log.say(f"{when}  {name}  {line}")
         return found
 
 
 def build_evaluators(
-    recipe: Recipe, predictor: Predictor, manifests: dict[str, Manifest]
+    recipe: Recipe,
+    predictor: Predictor,
+    manifests: dict[str, Manifest],
+    section: Section = "eval",
 ) -> dict[str, Any]:
     """The evaluators by name; ConfigError where one doesn't fit the model or the sources."""
     evaluators = {}
-    for name, task in recipe.eval.tasks.items():
+    config: EvalConfig = getattr(recipe, section)
+    for name, task in config.tasks.items():
         try:
             evaluator = task.build()
             evaluator.check_sources(manifests)
             evaluator.check_model(predictor)
         except ValueError as error:
-            raise ConfigError(f"eval.tasks.{name}: {error}") from None
+            raise ConfigError(f"{section}.tasks.{name}: {error}") from None
         evaluators[name] = evaluator
     return evaluators
 
 
-def open_manifests(recipe: Recipe) -> dict[str, Manifest]:
-    """The sources of the evaluation; ConfigError where one can't be opened."""
+def open_manifests(recipe: Recipe, section: Section = "eval") -> dict[str, Manifest]:
+    """The sources of the section; ConfigError where one can't be opened."""
     opened = {}
-    for name, source in recipe.eval.sources.items():
+    config: EvalConfig = getattr(recipe, section)
+    for name, source in config.sources.items():
         try:
             opened[name] = recipe.data.open(source)
         except ValueError as error:
-            raise ConfigError(f"eval.sources.{name}: {error}") from None
+            raise ConfigError(f"{section}.sources.{name}: {error}") from None
     return opened

@@ -13,14 +13,18 @@ import torch
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
+from mmfm.lora import described
 from mmfm.task import FinetuneTask
+from mmfm.teaching import kind_of
 from mmfm.train.command import main as run_command
 from mmfm.train.inherit import inherit
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
+from mmfm.train.refit import HeadBefore, head_before, join_replay, take_head
 from mmfm.train.run import Run
-from mmfm.types import Label, LabelKind
+from mmfm.train.targets import settle_head
+from mmfm.types import Label
 from mmfm.weights import load_model
 
 
@@ -35,31 +39,36 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     doesn't fit.
     """
     recipe = load_finetune(config, overrides)
-    label = find_label(recipe)
+    found = None if recipe.init is None else Checkpoint.open(recipe.init)
+    join_replay(recipe, found)
+    before = head_before(recipe, found)
+    label = find_label(recipe, before.names if isinstance(before, HeadBefore) else ())
+    settle_head(recipe, label)
     if recipe.freeze != "none":
         # In the recipe, so that the checkpoint says it too.
         for encoder in recipe.model.encoders.values():
             encoder.frozen = True
     torch.manual_seed(recipe.run.seed)
-    found = None if recipe.init is None else Checkpoint.open(recipe.init)
     task = FinetuneTask.build(
         recipe, label.names if label else (), None if found is None else found.assets
     )
-    told: list[str] = []
     if found is not None:
         load_model(task.model, found)
-        told = inherit(task.head, found)
     if recipe.freeze == "model":
         task.model.requires_grad_(False)
     begin = None
     if isinstance(task.head, RecommendationHead):
         begin = partial(encode_items, task, recipe)
-    return Run(recipe, task, label, evaluate_first=True, begin=begin, told=told)
+    notes = [f"head      {take_head(task, before)}"]
+    if found is not None and recipe.init_head != "never":
+        notes += [f"head      {line}" for line in inherit(task.head, found)]
+    notes += [f"lora      {line}" for line in described(task.model)]
+    return Run(recipe, task, label, evaluate_first=True, begin=begin, notes=notes)
 
 
-def find_label(recipe: FinetuneConfig) -> Label | None:
-    """What the head learns, with the names that the manifests have for it, or the ids of its
-    items; None for a head without either.
+def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | None:
+    """What the head learns, with the `known` names and behind them those that the manifests have
+    for it besides, or the ids of its items; None for a head without either.
     """
     items = getattr(recipe.head, "items", None)
     if isinstance(items, ItemsConfig):
@@ -68,7 +77,7 @@ def find_label(recipe: FinetuneConfig) -> Label | None:
     field = getattr(recipe.head, "label", None)
     if field is None:
         return None
-    kind: LabelKind = getattr(recipe.head, "label_kind", "class")
+    kind = kind_of(recipe.head)
     if kind == "number":
         return Label(field, [], kind)
     names: set[str] = set()
@@ -79,12 +88,12 @@ def find_label(recipe: FinetuneConfig) -> Label | None:
     if not names:
         there = ", ".join(sorted(fields)) or "none"
         raise ConfigError(f"head.label = {field!r}: the data have the labels {there}")
-    return Label(field, sorted(names), kind)
+    return Label(field, [*known, *sorted(names - set(known))], kind)
 
 
 def show_before_and_after(run: Run) -> None:
     """A table of every score of the evaluation at step 0 and at the end."""
-    rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if "metric" in r]
+    rows = [r for r in read_metrics(run.folder / "metrics.jsonl") if r.get("split") == "eval"]
     before = {(r["task"], r["metric"]): r for r in rows if r["step"] == 0}
     after = {(r["task"], r["metric"]): r for r in rows}
     for key, row in after.items():

@@ -1,4 +1,4 @@
-"""What a head takes over from the objectives that its checkpoint `init` was pretrained with."""
+"""What a head takes over from the objectives of its checkpoint `init`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ def inherit(head: Head, found: Checkpoint) -> list[str]:
     on each part that might be known.
     """
     told = []
-    objectives: Mapping[str, Any] = found.config.get("objectives") or {}
+    fine_tuned = "head" in found.config
+    objectives = _beside_head(found) if fine_tuned else found.config.get("objectives") or {}
     for kind, known in head.known_before().items():
+        if fine_tuned and kind not in head.beside():
+            continue  # `mmfm.train.refit` takes the head itself over
         of_kind = {n: o for n, o in objectives.items() if o.get("type") == kind}
         same = [n for n, o in of_kind.items() if _equal(o, known.settings)]
         if not same:
@@ -25,15 +28,21 @@ def inherit(head: Head, found: Checkpoint) -> list[str]:
                 if of_kind
                 else f"{found.path} has no {kind} objective"
             )
-            told.append(f"the {kind} part of the head starts from random weights: {why}")
+            told.append(f"its {kind} part begins anew: {why}")
             continue
         prefix = f"objectives.{same[0]}."
         tensors = found.tensors("model", prefix)
         load_named(
             known.part, {k.removeprefix(prefix): v for k, v in tensors.items()}, str(found.path)
         )
-        told.append(f"the {kind} part of the head goes on from objectives.{same[0]} of init")
+        told.append(f"its {kind} part goes on from objectives.{same[0]} of {found.path}")
     return told
+
+
+def _beside_head(found: Checkpoint) -> Mapping[str, Any]:
+    """The objectives that were trained along with the head of a fine-tuned checkpoint."""
+    matching = found.config["head"].get("matching")
+    return {} if matching is None else {"matching": {"type": "matching"}}
 
 
 def _equal(there: Mapping[str, Any], here: Mapping[str, Any]) -> bool:

@@ -12,12 +12,14 @@ from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_text
 from mmfm.predictor import Predictor
+from mmfm.train.best import Patience
 from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.final_test import check_test, look_once
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
 from mmfm.train.mining import negatives_of, tell_negatives
-from mmfm.train.optim import groups_of, maker
-from mmfm.train.optim.groups import freeze_parts
+from mmfm.train.optim import frozen_until, groups_of, maker
+from mmfm.train.optim.groups import check_freeze, freeze_parts
 from mmfm.train.resume import check_resume, restored
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver, check_keep_best
@@ -33,13 +35,17 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
         check_resume(found, pipeline)
         load_task(run.task, found)
     recipe = run.recipe
-    freeze_parts(run.task, recipe.optim.freeze, 0 if found is None else found.step)
+    check_freeze(run.task, recipe.optim.freeze)
+    until = frozen_until(run.task, recipe.optim)
+    freeze_parts(run.task, until, 0 if found is None else found.step)
     groups_of(run.task, recipe.optim)
     maker(recipe.optim)
     checkpoint.check_writable(run.folder)
     check_keep_best(recipe)
     find_trackers(recipe.run.trackers)
-    build_evaluators(recipe, Predictor(run.task, run.label), open_manifests(recipe))
+    predictor = Predictor(run.task, run.label)
+    build_evaluators(recipe, predictor, open_manifests(recipe))
+    check_test(recipe, predictor)
 
 
 def train(run: Run, found: Checkpoint | None) -> Ending:
@@ -84,8 +90,11 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     )
     stop = StopSignals(tell=distributed.is_main())
     steps = together(iter(pipeline), stop)
+    start = 0 if found is None else found.step
+    patience = Patience(recipe.train.patience, recipe.train.keep_best, run.folder, start)
+    done = start >= recipe.train.max_steps or patience.over
     if found is not None:
-        if found.step < recipe.train.max_steps:
+        if not done:
             steps = restored(trainer, found, steps)
         trainer.step_index = found.step
     trackers = []
@@ -98,13 +107,16 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         _tell_settings(run)
         predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
-        for line in run.never_there(pipeline):
+        for line in run.warnings(pipeline):
             log.say(f"warning: {line}")
-        _tell_start(run, found, evaluation, log)
+        _tell_start(run, found, done, evaluation, log)
         if negatives is not None:
             tell_negatives(negatives, log)
         saver = Saver(run, trainer, pipeline, None if found is None else found.step)
-        ending = Steps(run, trainer, pipeline, steps, evaluation, saver, log).run(stop)
+        ending = Steps(run, trainer, pipeline, steps, evaluation, saver, patience, log).run(stop)
+        if ending == "done":
+            _tell_best(run, log)
+            look_once(run, log)
     finally:
         log.close()
     if ending in ("thaws", "mines"):
@@ -114,19 +126,30 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     return ending
 
 
+def _tell_best(run: Run, log: RunLog) -> None:
+    best = checkpoint.best(run.checkpoints) if run.recipe.train.keep_best is not None else None
+    if best is not None:
+        log.say(
+            f"the best checkpoint is {run.checkpoints / 'best'}: {best['checkpoint']}, "
+            f"{best['task']} {best['metric']} {best['value']:.4f}"
+        )
+
+
 def _tell_settings(run: Run) -> None:
     if distributed.is_main():
         write_text(run.folder / "config.yaml", dump(run.recipe).rstrip())
         write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))
 
 
-def _tell_start(run: Run, found: Checkpoint | None, evaluation: Evaluation, log: RunLog) -> None:
+def _tell_start(
+    run: Run, found: Checkpoint | None, done: bool, evaluation: Evaluation, log: RunLog
+) -> None:
     if found is None:
-        for line in run.told:
+        for line in run.notes:
             log.say(line)
         if run.evaluate_first:
             evaluation.run(0)
-    elif found.step < run.recipe.train.max_steps:
+    elif not done:
         log.event("resume", step=found.step)
         log.say(f"continuing from {found.path.name} at step {found.step}")
     else:

@@ -10,7 +10,9 @@ from typing import Annotated, Any, Literal
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import Component, ConfigError, from_dict, read_yaml
 from mmfm.data.pipeline import DataConfig
+from mmfm.data.subset import SubsetConfig
 from mmfm.task import FinetuneTaskConfig, PretrainTaskConfig
+from mmfm.train.epochs import resolve_epochs
 from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig
 
@@ -36,11 +38,14 @@ class RunConfig:
 
 @dataclass(kw_only=True)
 class EvalSource:
-    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities."""
+    """What `Manifest.open` takes: a folder of shards, which of its splits, which modalities; and
+    which part of it, as `mmfm.data.subset` draws it.
+    """
 
     path: str
     splits: list[str] | None = None
     modalities: list[str] | None = None
+    subset: SubsetConfig | None = None
 
 
 @dataclass(kw_only=True)
@@ -60,8 +65,8 @@ class EvalConfig:
 
 @dataclass(kw_only=True)
 class Recipe:
-    """The sections that pretraining and fine-tuning share. `deepspeed` overrides keys of
-    DeepSpeed's own JSON.
+    """The sections that pretraining and fine-tuning share. `test` is as `eval`, but looked at once,
+    when the run is done. `deepspeed` overrides keys of DeepSpeed's own JSON.
     """
 
     run: RunConfig
@@ -69,6 +74,7 @@ class Recipe:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    test: EvalConfig = field(default_factory=EvalConfig)
     deepspeed: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -88,6 +94,7 @@ class PretrainConfig(Recipe, PretrainTaskConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_start(self.optim, self.init)
         for name, objective in self.objectives.items():
             if objective.start_step >= self.train.max_steps:
                 raise ValueError(
@@ -101,15 +108,38 @@ class FinetuneConfig(Recipe, FinetuneTaskConfig):
     """``mmfm finetune``. With `init`, `model` need only hold what differs from the checkpoint's.
 
     `freeze`: "none" trains all that the model's own settings leave trainable, "encoders" all but
-    the encoders, "model" the head only.
+    the encoders, "model" the head only. For `init_head` and `replay` see `mmfm.train.refit`.
     """
 
     init: str | None = None
+    init_head: Literal["auto", "never"] = "auto"
+    replay: float = 0.0
     freeze: Literal["none", "encoders", "model"] = "none"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_start(self.optim, self.init)
+        if not 0 <= self.replay < 1:
+            raise ConfigError(f"replay = {self.replay} is a share of the draws, in [0, 1)")
+        if self.replay and self.init is None:
+            raise ConfigError("replay is of what a checkpoint was trained on: name it as init")
+        if self.lora is not None and self.freeze == "model":
+            raise ConfigError(
+                "freeze = model trains the head only, but lora is for the model: leave one out"
+            )
+
+
+def _check_start(optim: OptimConfig, init: str | None) -> None:
+    if optim.l2_sp and init is None:
+        raise ConfigError(
+            "optim.l2_sp draws weights to those of a pretrained model: name its checkpoint as init"
+        )
 
 
 def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    return from_dict(PretrainConfig, read_yaml(path, overrides))
+    raw = read_yaml(path, overrides)
+    resolve_epochs(raw)
+    return from_dict(PretrainConfig, raw)
 
 
 def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneConfig:
@@ -133,6 +163,7 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
             data["transforms"] = merge(inherited, data.get("transforms") or {})
     elif "model" not in raw:
         raise ConfigError("name a checkpoint as init, or describe a model")
+    resolve_epochs(raw)
     return from_dict(FinetuneConfig, raw)
 
 

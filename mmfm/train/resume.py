@@ -11,13 +11,14 @@ from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import ConfigError, to_dict
 from mmfm.data.pipeline import Pipeline
 from mmfm.train.engine import state
+from mmfm.train.optim import frozen_until
 from mmfm.train.optim.groups import thawed
 from mmfm.train.recipe import Recipe
 from mmfm.train.trainer import Trainer
 from mmfm.types import Batch
 
 _ORDER = ("streams", "global_batch_size", "block_shards")
-_OF_SOURCE = ("splits", "modalities", "weight")
+_OF_SOURCE = ("splits", "modalities", "subset", "weight")
 
 
 def resume_point(recipe: Recipe) -> Checkpoint | None:
@@ -79,7 +80,7 @@ def _order_settings(seed: int, data: Mapping[str, Any]) -> Iterator[tuple[str, A
     yield "run.seed", seed
     yield from ((f"data.{key}", data[key]) for key in _ORDER)
     for name, source in data["sources"].items():
-        yield from ((f"data.sources.{name}.{key}", source[key]) for key in _OF_SOURCE)
+        yield from ((f"data.sources.{name}.{key}", source.get(key)) for key in _OF_SOURCE)
 
 
 def restored(
@@ -95,7 +96,8 @@ def restored(
         if trainer.config.precision == "fp16":  # a step that overflows makes no state
             state.set_loss_scaler(trainer.engine, {"cur_scale": 1.0})
         trainer.step(first, lr=0.0)
-        fresh = thawed(trainer.task, trainer.optim.freeze, found.step)
+        until = frozen_until(trainer.task, trainer.optim)
+        fresh = thawed(trainer.task, until, found.step)
         state.restore_optimizer(trainer.engine, found, fresh)
     state.restore_full_weights(trainer.engine, found)
     state.set_loss_scaler(trainer.engine, found.manifest["loss_scaler"])

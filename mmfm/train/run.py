@@ -11,6 +11,7 @@ from mmfm import distributed
 from mmfm.data.pipeline import Pipeline
 from mmfm.objectives.base import Objective
 from mmfm.task import Task
+from mmfm.train.evaluation import open_manifests
 from mmfm.train.recipe import Recipe
 from mmfm.types import Label
 
@@ -19,7 +20,7 @@ from mmfm.types import Label
 class Run:
     """A run that is set up: nothing of it has started yet. `label`: what a head learns. `begin`:
     what is left to be done to the task in the process group, before a run that is not a resumed
-    one; collective. `told`: what the log of such a run begins with.
+    one; collective. `notes`: lines on what was made of the recipe, for the plan and the log.
     """
 
     recipe: Recipe
@@ -27,11 +28,19 @@ class Run:
     label: Label | None = None
     evaluate_first: bool = False
     begin: Callable[[], None] | None = None
-    told: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.dir)
         self.checkpoints = self.folder / "checkpoints"
+
+    def warnings(self, pipeline: Pipeline) -> list[str]:
+        """What is less than was asked for: what objectives read, and samples of a subset."""
+        sources = {name: manifest for name, manifest, _ in pipeline.order.sources}
+        notes = [f"data.sources.{n}: {line}" for n, m in sources.items() for line in m.notes]
+        evaluated = open_manifests(self.recipe).items()
+        notes += [f"eval.sources.{n}: {line}" for n, m in evaluated for line in m.notes]
+        return self.never_there(pipeline) + notes
 
     def never_there(self, pipeline: Pipeline) -> list[str]:
         """A sentence for each objective that reads what no sample of the sources has."""

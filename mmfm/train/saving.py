@@ -9,7 +9,6 @@ With `keep_best`, an evaluation with a better score than all before it is saved 
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -83,22 +82,13 @@ class Saver:
         wanted = self.run.recipe.train.keep_best
         if wanted is None:
             return
-        values = {score.name: float(score.value) for score in scores[wanted.task]}
-        if wanted.metric not in values:
-            raise ConfigError(
-                f"train.keep_best.metric = {wanted.metric!r} is no metric of eval.tasks."
-                f"{wanted.task}{nearest(wanted.metric, values)}"
-            )
-        value = values[wanted.metric]
+        value = wanted.value_in(scores)
         about = {"task": wanted.task, "metric": wanted.metric}
         folder = self.run.checkpoints
         before = checkpoint.best(folder) if distributed.is_main() else None
         before = distributed.broadcast_object(before)
-        if before is not None and before.items() >= about.items():
-            sign = 1 if wanted.mode == "max" else -1
-            if not sign * value > sign * before["value"]:
-                return
-        if math.isnan(value):
+        comparable = before is not None and before.items() >= about.items()
+        if not wanted.is_better(value, before["value"] if comparable and before else None):
             return
         self.save()
         if distributed.is_main():

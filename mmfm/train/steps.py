@@ -14,6 +14,7 @@ from mmfm.data.loading import WorkerDiedError
 from mmfm.data.pipeline import Pipeline
 from mmfm.data.quarantine import check_bad_share
 from mmfm.files import write_json
+from mmfm.train.best import Patience
 from mmfm.train.engine.pieces import averaged_weights
 from mmfm.train.evaluation import Evaluation
 from mmfm.train.health.activations import ActivationNorms
@@ -24,6 +25,7 @@ from mmfm.train.log import RunLog
 from mmfm.train.log.flops import FlopCounter, peak_flops
 from mmfm.train.log.measure import Clock, count_tokens, metrics_row
 from mmfm.train.mining import next_mining
+from mmfm.train.optim import frozen_until
 from mmfm.train.optim.groups import next_thaw
 from mmfm.train.run import Run
 from mmfm.train.saving import Saver
@@ -46,13 +48,14 @@ class Steps:
     batches: Iterator[list[Batch]]
     evaluation: Evaluation
     saver: Saver
+    patience: Patience
     log: RunLog
     clock: Clock = field(init=False)
 
     def __post_init__(self) -> None:
         recipe, device = self.of.recipe, self.trainer.engine.device
         self.config, self.ema = recipe.train, recipe.optim.ema
-        self.thaw = next_thaw(recipe.optim.freeze, self.trainer.step_index)
+        self.thaw = next_thaw(frozen_until(self.of.task, recipe.optim), self.trainer.step_index)
         self.mining = next_mining(self.of.task, self.trainer.step_index)
         self.alarms = Alarms(self.config.alarms, self.of.task)
         self.clock = Clock(recipe.data.global_batch_size)
@@ -62,7 +65,7 @@ class Steps:
     def run(self, stop: StopSignals) -> Ending:
         """Where it ended; unless that is the last step, its checkpoint is written."""
         with stop, Watchdog(self.of.folder, self.config.stall_s) as watchdog:
-            while self.trainer.step_index < self.config.max_steps:
+            while self.trainer.step_index < self.config.max_steps and not self.patience.over:
                 watchdog.step = self.trainer.step_index
                 self.clock.start()
                 micro_batches = next(self.batches, None)
@@ -71,7 +74,11 @@ class Steps:
                     return "stopped"
                 self._step(micro_batches)
                 step = self.trainer.step_index
-                if step in (self.thaw, self.mining) and step < self.config.max_steps:
+                if step >= self.config.max_steps:
+                    break
+                if self.patience.over:
+                    self._stop_early()
+                elif step in (self.thaw, self.mining):
                     self.saver.save()
                     return "thaws" if step == self.thaw else "mines"
         return "done"
@@ -100,6 +107,7 @@ class Steps:
             with averaged_weights(self.trainer.engine) if averaged else nullcontext():
                 scores = self.evaluation.run(step)
             self.saver.keep_best(scores)
+            self.patience.add(scores)
         if saves:
             self.saver.save()
 
@@ -134,6 +142,16 @@ class Steps:
         auto = self.of.recipe.run.resume == "auto"  # a path may lead back to an older step
         how = "the same command" if auto else "the same command with run.resume=auto"
         self.log.say(f"stopped after step {step}; {how} goes on from there")
+
+    def _stop_early(self) -> None:
+        step, patience = self.trainer.step_index, self.patience
+        self.saver.save()
+        self.log.event("early_stop", step=step, best=patience.best)
+        best = "none" if patience.best is None else f"{patience.best:.4f}"
+        self.log.say(
+            f"done after step {step}: the last {patience.without} evaluations are no better than "
+            f"the best before, {best}"
+        )
 
     def _check_data(self) -> None:
         """Stop on all ranks together where too many samples were bad."""

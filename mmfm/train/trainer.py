@@ -23,6 +23,7 @@ from mmfm import distributed
 from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task
+from mmfm.train.best import KeepBest
 from mmfm.train.engine import (
     loss_scale,
     start_engine,
@@ -40,25 +41,19 @@ from mmfm.types import Batch, to_device
 
 
 @dataclass(kw_only=True)
-class KeepBest:
-    """The score by which the best checkpoint is kept: of which of ``eval.tasks``, which metric."""
-
-    task: str
-    metric: str
-    mode: Literal["max", "min"] = "max"
-
-
-@dataclass(kw_only=True)
 class TrainConfig:
-    """`micro_batch_size`: samples a rank a forward, null = its whole share. `grad_cache`: "auto" is
-    on when there is more than one micro-batch and an objective that compares all samples; false
-    needs `micro_batch_negatives` then, by which each micro-batch is compared within itself only.
-    `log_norms`: gradient norms and sizes of activations by part in metrics.jsonl. `stall_s`: a run
-    that stands still for so many seconds tells where, and ends after as many again (0: never).
-    `recompute_activations`: less memory for about a third more time, the same gradients.
+    """`epochs`: in place of `max_steps`, how often the run goes through its samples; see
+    `mmfm.train.epochs`. `micro_batch_size`: samples a rank a forward, null = its whole share.
+    `grad_cache`: "auto" is on when there is more than one micro-batch and an objective that
+    compares all samples; false needs `micro_batch_negatives` then, by which each micro-batch is
+    compared within itself only. `log_norms`: gradient norms and sizes of activations by part in
+    metrics.jsonl. `stall_s`: a run that stands still for so many seconds tells where, and ends
+    after as many again (0: never). `recompute_activations`: less memory for about a third more
+    time, the same gradients. `keep_best`, `patience`: see `mmfm.train.best`.
     """
 
     max_steps: int = 1000
+    epochs: float | None = None
     micro_batch_size: int | None = None
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Precision = "fp32"
@@ -68,6 +63,7 @@ class TrainConfig:
     save_every: int = 500
     keep_checkpoints: int = 2
     keep_best: KeepBest | None = None
+    patience: int | None = None
     eval_every: int = 500
     log_every: int = 1
     log_norms: bool = False
@@ -78,6 +74,11 @@ class TrainConfig:
         for name in ("max_steps", "save_every", "eval_every", "log_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.patience is not None and (self.patience < 1 or self.keep_best is None):
+            raise ValueError(
+                f"patience = {self.patience} needs a positive number of evaluations, and in "
+                "keep_best the score that they must better"
+            )
         if self.stall_s < 0:
             raise ValueError(f"stall_s = {self.stall_s} must not be negative")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:

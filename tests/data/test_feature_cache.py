@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmfm.data.feature_cache import CachedOutput, CacheWriter, FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline
 from mmfm.data.sequential import SequentialData
+from mmfm.data.subset import SubsetConfig, subset_of
 from mmfm.data.transforms import audio, image, text
 from mmfm.data.transforms.base import BadSample
 from tests.data.make_shards import Files, captions, tri_modal_shards, write_set
@@ -239,6 +241,29 @@ def test_a_shard_in_several_sources_is_read_once(tmp_path: Path, specs: Specs) -
     )
     assert (report.encoded, report.present) == (48, 0)
     assert done[-1] == (48, 48)
+
+
+def test_parts_of_a_shard_are_encoded_alone(tmp_path: Path, specs: Specs) -> None:
+    """What a fold trains on, what it holds out, and then the whole, of which nothing is known."""
+    data = write_set(tmp_path / "set", tri_modal_shards(("image+text",), size=12))
+    fold = {"folds": 3, "fold": 1}
+    parts = [
+        (part, subset_of(Manifest.open(data), SubsetConfig(part=part, **fold)))
+        for part in ("train", "held_out")
+    ]
+    transform = image.Config().build(specs["image"])
+    cache = FeatureCache(tmp_path / "cache", "toy", "float32")
+
+    def add(sources: list[tuple[str, Manifest]]) -> BuildReport:
+        run = partial(encode, "image")
+        return build_cache(cache, sources, "image", transform, run, settings="any")
+
+    assert add(parts[1:]).encoded == 8
+    report = add(parts)
+    assert (report.encoded, report.present, report.shards_known) == (16, 8, 0)
+    report = add([("whole", Manifest.open(data))])
+    assert (report.encoded, report.present, report.shards_known) == (0, 24, 0)
+    assert add(parts).shards_known == 4
 
 
 def test_a_shard_that_is_in_the_cache_is_not_read_again(tmp_path: Path, specs: Specs) -> None:

@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.utils.class_weight import compute_class_weight
 
 import mmfm
-from mmfm.config import ConfigError
+from mmfm.config import Component, ConfigError, component
 from mmfm.types import IGNORE_INDEX
 from tests import tiny
 
 NAMES = ["bird", "cat", "dog"]
 MODALITIES = ("image", "text", "audio")
+HEADS = Component("mmfm.heads")
 
 
 def build(tokenizer: str, **head):
@@ -151,6 +153,10 @@ def test_a_new_head_knows_nothing(tokenizer) -> None:
         ({"label_smoothing": 1.0}, NAMES, r"label_smoothing = 1\.0 must be in \[0, 1\)"),
         ({}, ["one"], "label 'animal' has 1 name: nothing to tell apart"),
         ({}, [], "label 'animal' has 0 name"),
+        ({"focal": -1.0}, NAMES, "focal = -1.0 must not be negative"),
+        ({"class_weights": {"bird": 0}}, NAMES, r"class_weights: bird = 0.0 must be above 0"),
+        ({"class_weights": {"brid": 1}}, NAMES, "no label 'brid'; did you mean 'bird'"),
+        ({"class_weights": "balanced"}, NAMES, "is worked out by mmfm finetune"),
     ],
 )
 def test_refusals(tokenizer, head, names, message) -> None:
@@ -159,6 +165,65 @@ def test_refusals(tokenizer, head, names, message) -> None:
     settings["head"] = {"type": "classification", "label": "animal", **head}
     with pytest.raises(ConfigError, match=message):
         mmfm.build(settings, label_names=names)
+
+
+def test_classes_weigh_what_they_are_given(tokenizer) -> None:
+    weights = {"bird": 2.0, "dog": 0.5}
+    task = build(tokenizer, modalities=["image"], class_weights=weights)
+    batch = task.prepare(labelled())
+    outputs = task(batch, predict=True).predictions
+    labels = batch["labels"][outputs["rows"]]
+    weight = torch.tensor([2.0, 1.0, 0.5])
+    want = F.cross_entropy(outputs["logits"], labels, weight, ignore_index=IGNORE_INDEX)
+    total, count = task(batch).losses["head/classification"]
+    torch.testing.assert_close(total / count, want)
+    assert task.counts(batch)["head/classification"].item() == count.item()
+
+
+def test_balanced_weights_are_scikit_learns(tokenizer) -> None:
+    labels = ["cat"] * 5 + ["dog"] * 2 + ["bird"]
+    config = component({"type": "classification", "label": "x", "class_weights": "balanced"}, HEADS)
+    config.settle([(name,) for name in labels] + [()])
+    want = compute_class_weight("balanced", classes=np.array(NAMES), y=np.array(labels))
+    assert config.class_weights == dict(zip(NAMES, want, strict=True))
+    several = component(
+        {"type": "classification", "label": "x", "class_weights": "balanced", "multi_label": True},
+        HEADS,
+    )
+    several.settle([("cat", "dog"), ("cat",), ("cat",), ("cat",), ()])
+    assert several.class_weights == {"cat": 1 / 4, "dog": 3.0}
+
+
+def multi_labelled():
+    batch = tiny.make_batch(0)
+    labels = torch.arange(3 * tiny.GLOBAL_BATCH).view(-1, 3) % 2
+    labels[[1, 2, 9]] = IGNORE_INDEX
+    return {**batch, "labels": labels}
+
+
+def test_several_labels_a_sample(tokenizer) -> None:
+    task = build(tokenizer, modalities=["image"], multi_label=True)
+    batch = task.prepare(multi_labelled())
+    outputs = task(batch, predict=True).predictions
+    labels = batch["labels"][outputs["rows"]]
+    known = labels[:, 0] != IGNORE_INDEX
+    logits, target = outputs["logits"][known], labels[known].float()
+    want = F.binary_cross_entropy_with_logits(logits, target)
+    total, count = task(batch).losses["head/classification"]
+    torch.testing.assert_close(total / count, want)
+    assert count.item() == known.sum().item()
+    assert task.counts(batch)["head/classification"].item() == count.item()
+    found = task.head.predict(outputs)
+    torch.testing.assert_close(found["probability"], outputs["logits"].sigmoid())
+    answer = task.head.answers(found, batch)[0]
+    sure = [n for n, p in zip(NAMES, found["probability"][0].tolist(), strict=True) if p >= 0.5]
+    assert answer["labels"] == sure
+    target, known_too = task.head.target(batch, outputs["rows"])
+    assert torch.equal(known_too, known)
+    right = task.head.metrics["accuracy"](
+        {"probability": np.array([[0.9, 0.1], [0.9, 0.6]])}, np.array([[1, 0], [1, 0]])
+    )
+    assert right.tolist() == [True, False]
 
 
 def test_several_modalities_need_a_fusion(tokenizer) -> None:

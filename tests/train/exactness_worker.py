@@ -24,7 +24,7 @@ from mmfm.train.optim import OptimConfig
 from mmfm.train.trainer import TrainConfig, Trainer
 from mmfm.types import Batch
 from tests import tiny
-from tests.train import thaw_worker
+from tests.train import adapt_worker, thaw_worker
 
 STEPS = 3
 STILL = 2  # steps with learning rate 0 before them, whose gradients are those of the first weights
@@ -181,6 +181,8 @@ def main() -> None:
     if "thaw" in sys.argv:
         for thaw in thaw_worker.CASES:
             thaw_worker.run(thaw, tokenizer, Path(out))
+        for stage in adapt_worker.STAGES:
+            adapt_worker.run(stage, tokenizer, Path(out))
     distributed.barrier()
     distributed.shutdown()
 

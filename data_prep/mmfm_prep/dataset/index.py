@@ -26,6 +26,7 @@ from mmfm_prep.dataset.reading import read_one, worth
 from mmfm_prep.errors import PrepError
 from mmfm_prep.parallel import ALL_CORES, Execution, ordered_map
 from mmfm_prep.progress import say, track
+from mmfm_prep.sample import label_names
 from mmfm_prep.writer import FORMAT, write_json
 
 TRAIN = "train"
@@ -133,8 +134,9 @@ def _index(
         names: defaultdict[str, set[str]] = defaultdict(set)
         with tar.open("rb") as file:
             for i in range(len(found) if labels else 0):
-                for label, value in read_one(file, tar.name, found, i).labels.items():
-                    names[label].add(value)
+                sample = read_one(file, tar.name, found, i)
+                for label, values in label_names(sample.labels, sample.meta).items():
+                    names[label].update(map(str, values))
     except ValueError as error:
         raise PrepError(str(error)) from None
     entry = {

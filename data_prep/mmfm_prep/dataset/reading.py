@@ -21,7 +21,7 @@ from mmfm.data.manifest import MANIFEST, Manifest
 from mmfm.data.tar import parse_run
 from mmfm_prep.errors import PrepError
 from mmfm_prep.parallel import Execution
-from mmfm_prep.sample import Texts
+from mmfm_prep.sample import Labels, Texts
 
 IMAGE_ENDINGS = ("png", "jpg", "jpeg", "webp")
 AUDIO_ENDINGS = ("flac", "wav", "ogg", "mp3")
@@ -76,9 +76,9 @@ class Found:
         return self._first(AUDIO_ENDINGS)
 
     @property
-    def labels(self) -> dict[str, str]:
+    def labels(self) -> Labels:
         labels = self.meta.get("labels")
-        return {str(k): str(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
+        return {str(k): _names(v) for k, v in labels.items()} if isinstance(labels, dict) else {}
 
     @property
     def id(self) -> str:
@@ -90,6 +90,10 @@ class Found:
 
     def _first(self, endings: Collection[str]) -> bytes | None:
         return next((self.files[ending] for ending in endings if ending in self.files), None)
+
+
+def _names(value: Any) -> str | list[str]:
+    return [str(v) for v in value] if isinstance(value, list) else str(value)
 
 
 def _whole(text: str) -> str:

@@ -18,7 +18,7 @@ from mmfm_prep.filters import Unwanted, near_text
 from mmfm_prep.filters.options import Filters, Kind
 from mmfm_prep.leaks import normalise
 from mmfm_prep.making import media
-from mmfm_prep.sample import Sample, Texts, all_texts
+from mmfm_prep.sample import Labels, Sample, Texts, all_texts
 
 Media = bytes | Path | None
 _SPLIT = re.compile(r"\w[\w.-]*")
@@ -45,7 +45,7 @@ class Draft:
     audio: Media = None
     history: list[str] | None = None
     others: dict[str, dict[str, Any]] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Labels = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
 
 

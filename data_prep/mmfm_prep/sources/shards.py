@@ -23,7 +23,7 @@ from mmfm_prep.dataset.reading import AUDIO_ENDINGS, IMAGE_ENDINGS, Found
 from mmfm_prep.errors import PrepError
 from mmfm_prep.making.draft import Draft, LeftOut
 from mmfm_prep.progress import say
-from mmfm_prep.sample import Texts
+from mmfm_prep.sample import Labels, Texts
 from mmfm_prep.sources._splits import split_of
 from mmfm_prep.sources.base.files import FilesSource
 from mmfm_prep.tables.cells import MISSING, find, names_of, no_column, one_text, text, texts
@@ -183,14 +183,14 @@ class Config(FilesSource):
                 raise ValueError("its text is not UTF-8") from None
         return {language or self.language: phrases for language, phrases in found.texts.items()}
 
-    def _labels(self, found: Found, meta: dict[str, Any]) -> dict[str, str]:
-        labels = found.labels
+    def _labels(self, found: Found, meta: dict[str, Any]) -> Labels:
+        labels = dict(found.labels)
         if "cls" in found.files:
             labels[self.label] = found.files["cls"].decode("utf-8", errors="replace").strip()
         for name in self.labels:
             value = find(meta, name)
             labels[name] = "" if value is MISSING else one_text(value, name)
-        return {name: told for name, told in labels.items() if told}
+        return {name: told for name, told in labels.items() if told or isinstance(told, list)}
 
     def _rest(self, meta: dict[str, Any]) -> dict[str, Any]:
         """What else the JSON says; the licence only where the command says none."""

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mmfm_prep.making.draft import Draft, LeftOut, Media
 from mmfm_prep.progress import say
+from mmfm_prep.sample import Labels
 from mmfm_prep.sources._collect import collected
 from mmfm_prep.sources._files import NamedFiles
 from mmfm_prep.sources._splits import split_of, usual_split
@@ -34,7 +35,8 @@ class Config(FilesSource, Layout):
     `splits` may rename; `split_files` takes it from the names of files; without either `shares`
     decide. `time`: a column of times for `split_by`, by `time_format` (of `strptime`) if they are
     neither numbers nor ISO dates. `labels` and `numbers` are columns to learn, `decimal_comma` how
-    numbers are written. `collect`: the rows of one `id` (default: of one path) are one sample with
+    numbers are written; `label_sets` are columns of several labels, as lists or with a `separator`
+    between them. `collect`: the rows of one `id` (default: of one path) are one sample with
     all their texts.
     """
 
@@ -44,6 +46,8 @@ class Config(FilesSource, Layout):
     audio: str | None = None
     texts: dict[str, list[str]] = field(default_factory=dict)
     labels: list[str] = field(default_factory=list)
+    label_sets: list[str] = field(default_factory=list)
+    separator: str = "|"
     numbers: list[str] = field(default_factory=list)
     decimal_comma: bool = False
     id: str | None = None
@@ -61,6 +65,8 @@ class Config(FilesSource, Layout):
         Layout.__post_init__(self)
         if not self.image and not self.audio and not any(self.texts.values()):
             raise ValueError("name a column: image=…, audio=… or 'texts.en=[…]'")
+        if not self.separator:
+            raise ValueError("separator is empty: what stands between the labels of a set?")
         if (self.split_by == "time") != (self.time is not None):
             raise ValueError("time=COLUMN and split_by=time need each other")
         if self.time_format and not self.time:
@@ -96,7 +102,7 @@ class Config(FilesSource, Layout):
         said = [column for columns in self.texts.values() for column in columns]
         made = [self.image, self.audio, self.id, self.group, *said]
         named = [name for column in made if column for name in named_by(column)]
-        plain = [self.split, self.time, *self.labels, *self.numbers]
+        plain = [self.split, self.time, *self.labels, *self.label_sets, *self.numbers]
         return [*named, *(name for name in plain if name)]
 
     def _draft(self, place_in_all: int, place: str, row: Row) -> Draft | LeftOut:
@@ -108,7 +114,9 @@ class Config(FilesSource, Layout):
             numbers = {
                 column: number(row[column], column, self.decimal_comma) for column in self.numbers
             }
-            told = {column: one_text(row[column], column) for column in self.labels}
+            one = {column: one_text(row[column], column) for column in self.labels}
+            several = {column: self._set(row[column]) for column in self.label_sets}
+            told: Labels = {**{c: label for c, label in one.items() if label}, **several}
             return Draft(
                 place=place,
                 key=f"{place_in_all:08d}",
@@ -122,11 +130,16 @@ class Config(FilesSource, Layout):
                 },
                 image=image,
                 audio=audio,
-                labels={column: label for column, label in told.items() if label},
+                labels=told,
                 meta={"numbers": numbers} if numbers else {},
             )
         except ValueError as error:
             return LeftOut(place, str(error))
+
+    def _set(self, value: Any) -> list[str]:
+        """The labels of a cell, each once; a cell that is empty says that there are none."""
+        parts = [part for found in texts(value) for part in found.split(self.separator)]
+        return list(dict.fromkeys(name for part in parts if (name := part.strip())))
 
     def _name(self, place_in_all: int, row: Row, medium: Media) -> str:
         """The sample's id; ValueError where there is none."""

@@ -66,7 +66,7 @@ class Run:
         """(task, metric) ▶ step ▶ the row of the evaluation in the training loop."""
         found: dict[tuple[str, str], dict[int, Json]] = {}
         for row in self._metrics:
-            if "metric" in row:
+            if "metric" in row and row.get("split") != "test":
                 found.setdefault((row["task"], row["metric"]), {})[row["step"]] = row
         return {key: dict(sorted(rows.items())) for key, rows in found.items()}
 

@@ -106,15 +106,16 @@ def _sources(steps: dict[int, dict[str, Any]]) -> str:
 
 def _table(scores: list[dict[str, Any]]) -> str:
     """First and last value of every metric, with chance."""
-    first: dict[tuple[str, str], dict[str, Any]] = {}
-    last: dict[tuple[str, str], dict[str, Any]] = {}
+    first: dict[tuple[str, str, str], dict[str, Any]] = {}
+    last: dict[tuple[str, str, str], dict[str, Any]] = {}
     for row in scores:
-        key = (row["task"], row["metric"])
+        key = (row.get("split", "eval"), row["task"], row["metric"])
         first.setdefault(key, row)
         last[key] = row
     lines = ["<tr><th>task<th>metric<th>first<th>last<th>95 %<th>chance<th>n"]
-    for (task, metric), row in last.items():
-        before = first[task, metric]
+    for (split, task, metric), row in last.items():
+        before = first[split, task, metric]
+        task = f"test: {task}" if split == "test" else task
         interval = row.get("ci95")
         cells = [
             f"{before['value']:.4f} (step {before['step']})",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import timm.optim
 import torch
@@ -20,8 +20,10 @@ from torch import nn
 
 from mmfm.config import ConfigError
 from mmfm.train.optim.average import EmaConfig, keep_average
-from mmfm.train.optim.groups import parameter_groups
+from mmfm.train.optim.groups import Freeze, parameter_groups
+from mmfm.train.optim.layers import Until, layers_until
 from mmfm.train.optim.schedule import ScheduleName
+from mmfm.train.optim.start import pull_to_start
 
 Make = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 BUILT_IN = ("adamw", "sgd", "lion")
@@ -32,8 +34,10 @@ class OptimConfig:
     """`type`: "adamw", "sgd", "lion" or the dotted name of a class, which gets `lr`, the groups'
     ``weight_decay`` and `options`. `betas` are for adamw and lion, `eps` for adamw, `momentum` for
     sgd. `grad_clip`: the largest global gradient norm, 0 = no clipping. `decay_steps` is for the
-    schedule wsd. For `lr_factors`, `layer_decay` (by modality) and `freeze` (until a step, or
-    "always") see `mmfm.train.optim.groups`; for `ema` `mmfm.train.optim.average`.
+    schedule wsd. `l2_sp` takes the place of `weight_decay` in the model, see
+    `mmfm.train.optim.start`. For `lr_factors` and `freeze` (until a step, or "always") see
+    `mmfm.train.optim.groups`; for `layer_decay`, `top_layers` and `unfreeze_every`, by modality,
+    `mmfm.train.optim.layers`; for `ema` `mmfm.train.optim.average`.
     """
 
     type: str = "adamw"
@@ -43,6 +47,7 @@ class OptimConfig:
     momentum: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.1
+    l2_sp: float = 0.0
     grad_clip: float = 1.0
     schedule: ScheduleName = "cosine"
     warmup_steps: int = 0
@@ -50,13 +55,15 @@ class OptimConfig:
     final_lr_factor: float = 0.0
     lr_factors: dict[str, float] = field(default_factory=dict)
     layer_decay: dict[str, float] = field(default_factory=dict)
-    freeze: dict[str, int | Literal["always"]] = field(default_factory=dict)
+    freeze: dict[str, Until] = field(default_factory=dict)
+    top_layers: dict[str, int] = field(default_factory=dict)
+    unfreeze_every: dict[str, int] = field(default_factory=dict)
     ema: EmaConfig | None = None
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ValueError(f"lr = {self.lr} must be above 0")
-        not_negative = ("momentum", "weight_decay", "grad_clip", "final_lr_factor")
+        not_negative = ("momentum", "weight_decay", "l2_sp", "grad_clip", "final_lr_factor")
         for name in (*not_negative, "warmup_steps", "decay_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} = {getattr(self, name)} must not be negative")
@@ -75,6 +82,10 @@ class OptimConfig:
         for modality, decay in self.layer_decay.items():
             if not 0 < decay <= 1:
                 raise ValueError(f"layer_decay: {modality} = {decay} must be above 0, at most 1")
+        for name in ("top_layers", "unfreeze_every"):
+            for modality, number in getattr(self, name).items():
+                if number < 1:
+                    raise ValueError(f"{name}: {modality} = {number} must be at least 1")
         for part, step in self.freeze.items():
             if isinstance(step, int) and step < 0:
                 raise ValueError(f"freeze: {part} = {step} must not be negative")
@@ -88,6 +99,11 @@ class OptimConfig:
                 raise ValueError(f"options are for optimisers with a dotted name, not {self.type}")
 
 
+def frozen_until(task: nn.Module, config: OptimConfig) -> Freeze:
+    """Until when what is frozen: parts as `freeze` names them, and parameters by their layers."""
+    return {**config.freeze, **layers_until(task, config.top_layers, config.unfreeze_every)}
+
+
 def groups_of(task: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """The groups of the trainable parameters of `task`; ConfigError where the settings don't fit
     it, or nothing is left to train.
@@ -97,7 +113,8 @@ def groups_of(task: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
         weight_decay=config.weight_decay,
         lr_factors=config.lr_factors,
         layer_decay=config.layer_decay,
-        freeze=config.freeze,
+        freeze=frozen_until(task, config),
+        l2_sp=config.l2_sp,
     )
     if not groups:
         raise ConfigError("every parameter is frozen: nothing to train")
@@ -107,6 +124,8 @@ def groups_of(task: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
 def build_optimizer(task: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser over the trainable parameters of `task`."""
     optimizer = maker(config)(groups_of(task, config))
+    if config.l2_sp:
+        pull_to_start(optimizer)
     if config.ema is not None:
         keep_average(optimizer)
     return optimizer

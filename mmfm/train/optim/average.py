@@ -45,12 +45,12 @@ def keep_average(optimizer: torch.optim.Optimizer) -> None:
     started: dict[Tensor, Tensor] = {}
 
     def before(*_: Any) -> None:
-        for _group, weight in _held(optimizer):
+        for _group, weight in held(optimizer):
             if EMA not in optimizer.state.get(weight, {}):
                 started[weight] = weight.detach().clone()
 
     def after(*_: Any) -> None:
-        for group, weight in _held(optimizer):
+        for group, weight in held(optimizer):
             state = optimizer.state[weight]
             if weight in started:  # not before the step: optimisers begin where the state is empty
                 state[EMA] = started.pop(weight)
@@ -60,7 +60,8 @@ def keep_average(optimizer: torch.optim.Optimizer) -> None:
     optimizer.register_step_post_hook(after)
 
 
-def _held(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, Any], Tensor]]:
+def held(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, Any], Tensor]]:
+    """(group, weight) of all that `optimizer` holds."""
     for group in optimizer.param_groups:
         for weight in group["params"]:
             yield group, weight

@@ -2,7 +2,6 @@
 
     optim:
       lr_factors: {model.encoders.text: 0.1, objectives: 2.0}
-      layer_decay: {image: 0.75}
       freeze: {model.encoders.text: 500, model.encoders.audio: always}
 
 `lr_factors` and `freeze` name parts by the front of their parameters' dotted names; the longest
@@ -13,14 +12,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
 from mmfm.config import ConfigError
+from mmfm.train.optim.layers import Until, layer_factors
 
 T = TypeVar("T")
-Freeze = Mapping[str, int | Literal["always"]]
+Freeze = Mapping[str, Until]
 
 
 def parameter_groups(
@@ -30,14 +30,16 @@ def parameter_groups(
     lr_factors: Mapping[str, float] | None = None,
     layer_decay: Mapping[str, float] | None = None,
     freeze: Freeze | None = None,
+    l2_sp: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """The trainable parameters in groups with ``weight_decay``, ``lr_factor`` and ``since``, the
-    step from which they train.
+    """The trainable parameters in groups with ``weight_decay``, ``lr_factor``, ``l2_sp`` and
+    ``since``, the step from which they train.
 
     Matrices decay (tables of words and positions too, as in open_clip), vectors and tokens don't:
     norms, biases, the temperature. With `layer_decay` d, an encoder of n layers has the factor
     d^(n + 1 - depth) at each depth, as in BEiT (arXiv:2106.08254), whose head is here all that
-    stands behind the encoder.
+    stands behind the encoder. `l2_sp`
+    is for all weights of the model, which then don't decay; what is learnt on top of it does.
 
     Raises:
         ConfigError: for a part, or an encoder, that isn't there.
@@ -46,27 +48,32 @@ def parameter_groups(
     names = [name for name, _ in task.named_parameters()]
     check_parts("optim.lr_factors", lr_factors, names)
     check_parts("optim.freeze", freeze, names)
-    by_layer = _layer_factors(task, layer_decay or {})
-    groups: dict[tuple[float, float, int], dict[str, Any]] = {}
+    by_layer = layer_factors(task, layer_decay or {})
+    groups: dict[tuple[float, float, float, int], dict[str, Any]] = {}
     for name, parameter in task.named_parameters():
         if not parameter.requires_grad:
             continue
-        decay = weight_decay if is_matrix(parameter) else 0.0
+        pull = l2_sp if _within(name, "model") else 0.0
+        decay = weight_decay if is_matrix(parameter) and not pull else 0.0
         factor = by_layer.get(name, 1.0) * (of_part(lr_factors, name) or 1.0)
         since = of_part(freeze, name) or 0
         assert isinstance(since, int), "freeze_parts comes first"
-        key = (decay, factor, since)
-        group = {"params": [], "weight_decay": decay, "lr_factor": factor, "since": since}
-        groups.setdefault(key, group)["params"].append(parameter)
+        key = (decay, pull, factor, since)
+        settings = {"weight_decay": decay, "l2_sp": pull, "lr_factor": factor, "since": since}
+        groups.setdefault(key, {"params": [], **settings})["params"].append(parameter)
     return list(groups.values())
 
 
 def freeze_parts(task: nn.Module, freeze: Freeze, step: int) -> None:
-    """Take the gradient from what is frozen in `step`; a frozen part stays in training mode.
+    """Take the gradient from what is frozen in `step`; a frozen part stays in training mode."""
+    for name, parameter in task.named_parameters():
+        until = of_part(freeze, name)
+        if until is not None and not (isinstance(until, int) and step >= until):
+            parameter.requires_grad_(False)
 
-    Raises:
-        ConfigError: for a part that isn't there, or that its own settings freeze for good.
-    """
+
+def check_freeze(task: nn.Module, freeze: Freeze) -> None:
+    """ConfigError for a part that isn't there, or that its own settings freeze for good."""
     check_parts("optim.freeze", freeze, [name for name, _ in task.named_parameters()])
     trained = [name for name, p in task.named_parameters() if p.requires_grad]
     for part in freeze:
@@ -74,10 +81,6 @@ def freeze_parts(task: nn.Module, freeze: Freeze, step: int) -> None:
             raise ConfigError(
                 f"optim.freeze: all of {part} is frozen for good already, by settings of its own"
             )
-    for name, parameter in task.named_parameters():
-        until = of_part(freeze, name)
-        if until is not None and not (isinstance(until, int) and step >= until):
-            parameter.requires_grad_(False)
 
 
 def next_thaw(freeze: Freeze, step: int) -> int | None:
@@ -116,22 +119,6 @@ def is_matrix(parameter: nn.Parameter) -> bool:
     """False for vectors, and for the tokens [1,1,D] that timm's models hold."""
     long = sum(size > 1 for size in getattr(parameter, "ds_shape", parameter.shape))
     return parameter.ndim == 2 or (parameter.ndim > 2 and long > 1)
-
-
-def _layer_factors(task: nn.Module, layer_decay: Mapping[str, float]) -> dict[str, float]:
-    factors = {}
-    for modality, decay in layer_decay.items():
-        model: Any = task.get_submodule("model")
-        try:
-            depths: dict[str, int] = model.encoder(modality).depths()
-        except ValueError as error:
-            raise ConfigError(f"optim.layer_decay: {error}") from None
-        top = max(depths.values(), default=0)
-        if top == 0:
-            raise ConfigError(f"optim.layer_decay: the encoder of {modality!r} has no layers")
-        for name, depth in depths.items():
-            factors[f"model.encoders.{modality}.{name}"] = decay ** (top + 1 - depth)
-    return factors
 
 
 def _within(name: str, part: str) -> bool:

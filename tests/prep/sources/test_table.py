@@ -285,3 +285,20 @@ def test_where_all_is_left_out_nothing_waits(
     assert "with these options gives no sample: all 2 were left out" in told
     assert "what is done waits" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_sets_of_labels(tmp_path: Path) -> None:
+    rows = [("a", "Drama | Comedy|Drama"), ("b", ""), ("c", "War")]
+    (tmp_path / "a.csv").write_text("t,g\n" + "".join(f"{t},{g}\n" for t, g in rows))
+    words = ["texts.en=[t]", "label_sets=[g]"]
+    assert make("table", tmp_path / "a.csv", tmp_path / "out", *words) == 0
+    manifest, found = dataset(tmp_path / "out")
+    assert manifest["labels"] == {"g": ["Comedy", "Drama", "War"]}
+    assert [one["labels"]["g"] for _, one in sorted(found.items())] == [
+        *(["Drama", "Comedy"], [], ["War"]),
+    ]
+    (tmp_path / "b.jsonl").write_text('{"t": "a", "g": ["x", "y"]}\n')
+    assert make("table", tmp_path / "b.jsonl", tmp_path / "lists", *words) == 0
+    _, found = dataset(tmp_path / "lists")
+    assert found["b/0"]["labels"] == {"g": ["x", "y"]}
+    assert make("table", tmp_path / "a.csv", tmp_path / "no", *words, "separator=") == 2

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mmfm.config import ConfigError, from_dict
-from mmfm.train.optim.groups import freeze_parts, next_thaw, parameter_groups, thawed
+from mmfm.train.optim.groups import check_freeze, freeze_parts, next_thaw, parameter_groups, thawed
 from tests import tiny
 
 
@@ -134,4 +134,4 @@ def test_freezing_what_is_frozen_already_is_an_error(tokenizer: str) -> None:
     task = tiny.make_task(tokenizer)
     task.model.encoders["text"].requires_grad_(False)
     with pytest.raises(ConfigError, match=r"all of model\.encoders\.text is frozen for good"):
-        freeze_parts(task, {"model.encoders.text": 5}, 0)
+        check_freeze(task, {"model.encoders.text": 5})

@@ -93,7 +93,7 @@ def _card(sample: Found) -> dict[str, Any]:
         "sound": _sound(sample.audio) if sample.audio else "",
         "texts": texts[:_TEXTS],
         "more": len(texts) - _TEXTS,
-        "labels": sample.labels,
+        "labels": {f: v if isinstance(v, str) else ", ".join(v) for f, v in sample.labels.items()},
         "missing": [m for m in ("image", "audio", "text") if m not in sample.modality_set],
     }
 

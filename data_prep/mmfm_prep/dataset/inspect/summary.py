@@ -20,7 +20,7 @@ from PIL import Image
 from mmfm_prep.dataset.reading import AUDIO_ENDINGS, IMAGE_ENDINGS, Found
 from mmfm_prep.leaks import LeakCounter
 from mmfm_prep.pictures import FORMATS
-from mmfm_prep.sample import all_texts
+from mmfm_prep.sample import all_texts, label_names
 
 _WORD = re.compile(r"\w+")
 KNOWN = {"json", "txt", *IMAGE_ENDINGS, *AUDIO_ENDINGS}
@@ -87,8 +87,8 @@ class Summary:
         self._add_texts(sample.texts)
         if isinstance(history := sample.meta.get("history"), list):
             self.histories[sample.split].append(len(history))
-        for label, value in sample.labels.items():
-            self.labels[label][value] += 1
+        for label, values in label_names(sample.labels, sample.meta).items():
+            self.labels[label].update(map(str, values))
         self.groups[sample.split].add(sample.group)
         self.leaks.add(
             sample.split,

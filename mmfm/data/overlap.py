@@ -1,0 +1,41 @@
+"""Whether two data sets share samples: a test must not hold what was trained on.
+
+shared = common_sample(test_manifest, train_manifest)  # a name, or None
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmfm.data.facts import read_facts
+from mmfm.data.manifest import Manifest
+
+ID_LIMIT = 500_000
+"""Samples of both together above which only equal shards are looked for: it takes seconds."""
+
+
+def common_sample(one: Manifest, other: Manifest) -> str | None:
+    """A sample that is inside both, by its place in the same shard or by its id; None where there
+    is none.
+
+    Ids are compared where both data sets lie on a disk and are no larger than `ID_LIMIT` together.
+    """
+    same = {shard.sha256: number for number, shard in enumerate(other.shards)}
+    for number, shard in enumerate(one.shards):
+        if shard.sha256 in same:
+            both = one.index(number).has_some() & other.index(same[shard.sha256]).has_some()
+            if both.any():
+                return f"{shard.name}/{one.index(number).key(int(both.argmax()))}"
+    samples = sum(shard.samples for m in (one, other) for shard in m.shards)
+    if samples > ID_LIMIT or one.remote is not None or other.remote is not None:
+        return None
+    return min(_ids(one) & _ids(other), default=None)
+
+
+def _ids(manifest: Manifest) -> set[str]:
+    facts, found = read_facts(manifest), set[str]()
+    for number in range(len(manifest.shards)):
+        first = facts.first[number]
+        places = np.flatnonzero(manifest.index(number).has_some()).tolist()
+        found |= {told for i in places if (told := facts.ids[first + i]) is not None}
+    return found

@@ -1,0 +1,124 @@
+"""The section `test` of a recipe: looked at once, when the run is done, by its best checkpoint.
+
+    test:
+      sources: {unseen_art: {path: data/emoji, splits: [pictures-twemoji]}}
+      tasks: {art: {type: classification, source: unseen_art}}
+
+The scores go to metrics.jsonl with split "test" and to `test.json` in the run's folder. While that
+is there, the run looks at what it says, and not at the samples another time. A sample that was
+trained on is none to be tested with: such a source is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmfm import checkpoint, distributed
+from mmfm.checkpoint import Checkpoint, Weights
+from mmfm.config import ConfigError
+from mmfm.data.manifest import Manifest
+from mmfm.data.overlap import common_sample
+from mmfm.feature_caching import open_caches
+from mmfm.files import write_json
+from mmfm.predictor import Predictor, load
+from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.log import RunLog
+from mmfm.train.recipe import Recipe
+from mmfm.train.run import Run
+
+TEST = "test.json"
+
+
+def check_test(recipe: Recipe, predictor: Predictor) -> None:
+    """ConfigError where a task doesn't fit the model, or a source holds what is trained on.
+
+    Not looked at: what a task itself learns from (its `train`), and the histories of a
+    recommendation head, which are cut in time and not by sample.
+    """
+    tested = open_manifests(recipe, "test")
+    build_evaluators(recipe, predictor, tested, "test")
+    if getattr(getattr(recipe, "head", None), "items", None) is not None:
+        return
+    learned_from = {getattr(task, "train", None) for task in recipe.test.tasks.values()}
+    for name, manifest in tested.items():
+        for source, trained, _ in recipe.data.open_sources() if name not in learned_from else ():
+            _check_apart(name, manifest, source, trained)
+
+
+def _check_apart(name: str, manifest: Manifest, source: str, trained: Manifest) -> None:
+    common = common_sample(manifest, trained)
+    if common is not None:
+        raise ConfigError(
+            f"test.sources.{name} shares samples with data.sources.{source}, {common!r} among them:"
+            " name other splits, or the held_out part of the same subset"
+        )
+
+
+def handed_out(run: Run) -> Path | None:
+    """The checkpoint that a finished run hands out: with `train.keep_best` the best one, else the
+    last; None where none was written.
+    """
+    if run.recipe.train.keep_best is not None:
+        best = checkpoint.best(run.checkpoints)
+        if best is not None:
+            return run.checkpoints / str(best["checkpoint"])
+    return checkpoint.latest(run.checkpoints)
+
+
+def look_once(run: Run, log: RunLog) -> None:
+    """Run the tasks of `test`, unless that was done; collective, when the run is done."""
+    if not run.recipe.test.tasks:
+        return
+    told, path = distributed.broadcast_object((_told(run.folder), handed_out(run)))
+    assert path is not None
+    if told is not None:
+        _show(told, path.name, run.folder, log)
+        return
+    average = run.recipe.optim.ema
+    # What chose the checkpoint is what is tested.
+    weights: Weights = "ema" if average is not None and average.evaluate else "model"
+    predictor = load(path, weights=weights)
+    manifests = open_manifests(run.recipe, "test")
+    caches = open_caches(
+        predictor.model,
+        list(manifests.items()),
+        Path(run.recipe.run.feature_cache),
+        transforms=predictor.transforms,
+        train=False,
+    )
+    step = Checkpoint.open(path, verify=False).step
+    log.say(f"test, looked at once, with {path}:")
+    scores = Evaluation(run.recipe, predictor, manifests, caches, log, "test").run(step)
+    rows = [
+        {"task": task, "metric": score.name, **_plain(score)}
+        for task, of_task in scores.items()
+        for score in of_task
+    ]
+    if distributed.is_main():
+        about = {"checkpoint": path.name, "step": step, "weights": weights}
+        write_json(run.folder / TEST, {**about, "results": rows})
+
+
+def _plain(score: Any) -> dict[str, Any]:
+    names = ("value", "n", "ci95", "chance", "baseline")
+    return {name: getattr(score, name) for name in names}
+
+
+def _told(folder: Path) -> dict[str, Any] | None:
+    path = folder / TEST
+    if not (distributed.is_main() and path.is_file()):
+        return None
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert isinstance(told, dict)
+    return told
+
+
+def _show(told: dict[str, Any], now: str, folder: Path, log: RunLog) -> None:
+    log.say(f"test was looked at already, with {told['checkpoint']} ({folder / TEST}):")
+    for row in told["results"]:
+        chance = "" if row["chance"] is None else f" (chance {row['chance']:.4f})"
+        log.say(f"test  {row['task']}  {row['metric']} {row['value']:.4f}{chance}  n {row['n']}")
+    if told["checkpoint"] != now:
+        log.say(f"warning: the run now hands out {now}, which was not tested")

@@ -1,0 +1,180 @@
+"""Fine-tuning that begins with a fine-tuned checkpoint: the head goes on, new labels come behind
+the old ones, and what it was trained on before is replayed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmfm
+from mmfm import cli
+from mmfm.config import ConfigError
+from mmfm.data.manifest import Manifest
+from mmfm.data.sequential import SequentialData
+from mmfm.train.finetune import prepare
+from mmfm.train.run import Run
+from tests.tiny_runs import pretrain
+from tests.train.test_finetune import RETRIEVAL, RETRIEVAL_EVAL, finetune
+
+SHAPES = ["circle", "cross", "ring", "square", "star", "triangle"]
+NEW = "arcade"  # as long as the name that it replaces, and before all others in the alphabet
+
+
+@pytest.fixture(scope="module")
+def first(synthetic, tmp_path_factory) -> Path:
+    """A run that learnt the shapes, with a head that has moved."""
+    folder = tmp_path_factory.mktemp("refit")
+    assert cli.main(pretrain(synthetic, folder / "pretrained", "train.max_steps=1")) == 0
+    words = finetune(synthetic, folder / "pretrained", folder / "first", "optim.warmup_steps=0")
+    assert cli.main([*words, "data.sources.synthetic.weight=3"]) == 0
+    return folder / "first"
+
+
+@pytest.fixture(scope="module")
+def grown(synthetic, tmp_path_factory) -> Path:
+    """The set without circles, which are something new."""
+    folder = tmp_path_factory.mktemp("grown") / "data"
+    shutil.copytree(synthetic, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["labels"]["shape"] = sorted({*SHAPES, NEW} - {"circle"})
+    for shard in manifest["shards"]:
+        data = (folder / shard["name"]).read_bytes().replace(b'"circle"', f'"{NEW}"'.encode())
+        (folder / shard["name"]).write_bytes(data)
+        shard["sha256"] = hashlib.sha256(data).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def prepared(data: Path, init: Path, run: Path, *more: str) -> Run:
+    _, config, *overrides = finetune(data, init, run, *more)
+    return prepare(config, overrides)
+
+
+def some_batch(data: Path, run: Run):
+    source = [("held_out", Manifest.open(data, ["val"]))]
+    return next(iter(SequentialData(source, run.task.specs, batch_size=64, rank=0, world_size=1)))
+
+
+def test_old_labels_keep_their_place_and_their_logits(
+    first: Path, grown: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    run = prepared(grown, first, tmp_path / "run")
+    assert run.label is not None
+    assert run.label.names == [*SHAPES, NEW]
+    assert (
+        f"head      goes on from that of {first}/checkpoints/step_00000004; new behind its "
+        in (run.notes[0])
+    )
+    assert run.notes[0].endswith(f"6 labels: {NEW}")
+    batch = some_batch(synthetic, run)
+    with torch.no_grad():
+        found = run.task.eval()(batch, predict=True).predictions["logits"]
+        want = mmfm.load(first).task(batch, predict=True).predictions["logits"]
+    assert want.abs().max() > 1e-3
+    assert torch.equal(found[:, :6], want)
+    assert found.shape[1] == 7
+    assert not found[:, 6].any()
+
+
+def test_a_refit_through_the_command_and_its_resume(
+    first: Path, grown: Path, tmp_path: Path
+) -> None:
+    words = finetune(grown, first, tmp_path / "run", "replay=0.25", "train.max_steps=2")
+    assert cli.main(words) == 0
+    assert cli.main([*words, "train.max_steps=3"]) == 0
+    predictor = mmfm.load(tmp_path / "run")
+    assert predictor.label is not None
+    assert predictor.label.names == [*SHAPES, NEW]
+    assert set(predictor.config["data"]["sources"]) == {"synthetic", "replay-synthetic"}
+    # What it wrote is a recipe for the same draws.
+    config = str(tmp_path / "run/config.yaml")
+    again = prepare(config, [f"run.dir={tmp_path / 'again'}"])
+    sources = {n: (s.path, s.weight) for n, s in again.recipe.data.sources.items()}
+    kept = predictor.config["data"]["sources"]
+    assert sources == {n: (s["path"], s["weight"]) for n, s in kept.items()}
+
+
+@pytest.mark.parametrize("share", [0.25, 0.6])
+def test_replay_has_its_share_of_the_draws(
+    first: Path, grown: Path, synthetic: Path, tmp_path: Path, share: float
+) -> None:
+    run = prepared(grown, first, tmp_path / "run", f"replay={share}")
+    strata = run.pipeline(1).order.strata
+    weights = {name: sum(s.weight for s in strata if s.source_name == name) for name in (
+        "synthetic", "replay-synthetic",
+    )}  # fmt: skip
+    assert weights["replay-synthetic"] / sum(weights.values()) == pytest.approx(share, abs=2e-3)
+    assert run.recipe.data.sources["replay-synthetic"].path == str(synthetic)
+    assert run.recipe.data.sources["synthetic"].path == str(grown)
+
+
+def test_a_source_that_has_moved(first: Path, grown: Path, synthetic: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(first, tmp_path / "first")
+    file = copy / "checkpoints/step_00000004/config.yaml"
+    file.write_text(file.read_text().replace(str(synthetic), str(tmp_path / "gone")))
+    manifest = file.with_name("manifest.json")
+    told = json.loads(manifest.read_text())
+    data = file.read_bytes()
+    told["files"]["config.yaml"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    manifest.write_text(json.dumps(told))
+    message = r"replay: a source of .* can't be opened any more \(.*gone.*sources\.replay-synthetic"
+    with pytest.raises(ConfigError, match=message):
+        prepared(grown, copy, tmp_path / "run", "replay=0.2")
+    moved = (f"data.sources.replay-synthetic.path={synthetic}",)
+    run = prepared(grown, copy, tmp_path / "run", "replay=0.2", *moved)
+    assert run.recipe.data.sources["replay-synthetic"].weight == pytest.approx(
+        0.25 * sum(s.samples for s in run.pipeline(1).order.strata if s.source_name == "synthetic")
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        (("init_head=never",), "init_head is never"),
+        (("head.label=colour",), "learnt 'shape'"),
+        ((RETRIEVAL, RETRIEVAL_EVAL), "is of type classification"),
+    ],
+)
+def test_a_head_that_begins_anew_says_so(
+    first: Path, grown: Path, tmp_path: Path, more: tuple[str, ...], reason: str
+) -> None:
+    run = prepared(grown, first, tmp_path / "run", *more)
+    assert run.notes[0].startswith("head      begins anew: ")
+    assert run.notes[0].endswith(reason)
+    if run.label is not None:
+        assert run.label.names == sorted(run.label.names)
+        assert not run.task.head.classifier.weight.any()
+
+
+def test_a_pretrained_checkpoint_has_none(first: Path, grown: Path, tmp_path: Path) -> None:
+    run = prepared(grown, first.parent / "pretrained", tmp_path / "run")
+    assert run.notes == [
+        f"head      begins anew: {first.parent}/pretrained/checkpoints/step_00000001 has none"
+    ]
+
+
+def test_one_that_reads_something_else_is_refused(first: Path, grown: Path, tmp_path: Path) -> None:
+    for modalities in ("[image, text]", "[image]"):
+        with pytest.raises(ConfigError, match="other modalities; with init_head=never a new one"):
+            prepared(grown, first, tmp_path / "run", f"head.modalities={modalities}")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("replay=1",), r"replay = 1\.0 is a share"),
+        (
+            ("replay=0.2", "init=null", "model={encoders: {image: {type: vision_transformer}}}"),
+            "replay is of what a checkpoint was trained on: name it as init",
+        ),
+    ],
+)
+def test_bad_settings(first: Path, grown: Path, tmp_path: Path, more, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        prepared(grown, first, tmp_path / "run", *more)
