@@ -51,7 +51,10 @@ def spec_augment(
             masked |= inside[None, :] if place is time else inside[:, None]
     size = spectrum.abs().clamp(min=_QUIET)
     # Where a sound is like noise, the logarithm of its power is that much below that of its mean.
-    level = (size.log().mean() + np.euler_gamma / 2).exp()
+    # The mean is that over the mel scale, on which low pitches are wide.
+    each = size.log().mean(1) + np.euler_gamma / 2
+    weight = 1 / (700 + hz)
+    level = ((each * weight).sum() / weight.sum()).exp()
     changed = torch.where(masked, spectrum * (level / size), spectrum)
     back = torch.istft(changed, n_fft, n_fft // 4, window=window, length=len(wave))
     return back.float().numpy()
