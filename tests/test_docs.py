@@ -108,8 +108,8 @@ def test_the_settings_of_the_tuning_page_are_valid(tmp_path: Path) -> None:
     from_dict(TrainConfig, train["train"])
     assert len({str(from_dict(EvalSource, source)) for source in sources.values()}) == 4
     assert from_dict(EvalConfig, test["test"]).tasks
-    data = {"optim": {}, "data": {}, "eval": {"tasks": {"shape": COLOUR}}}
-    assert len(read_search(recipe(tmp_path, tmp_path, **data, **search)).space) == 4
+    path = recipe(tmp_path, tmp_path, eval={"tasks": {"shape": COLOUR}}, **search)
+    assert len(read_search(path).space) == 4
 
 
 def test_the_suite_of_the_evaluation_page_is_valid() -> None:
