@@ -12,7 +12,7 @@ import yaml
 from mmfm.config import Component, component, from_dict
 from mmfm.lora import LoraConfig
 from mmfm.train.optim import OptimConfig
-from mmfm.train.recipe import EvalConfig, EvalSource, PretrainConfig
+from mmfm.train.recipe import EvalConfig, EvalSource, FinetuneConfig, PretrainConfig, merge
 from mmfm.train.trainer import TrainConfig
 from mmfm.tune.space import read_search
 from mmfm_eval.suite import SuiteConfig
@@ -110,6 +110,13 @@ def test_the_settings_of_the_tuning_page_are_valid(tmp_path: Path) -> None:
     assert from_dict(EvalConfig, test["test"]).tasks
     path = recipe(tmp_path, tmp_path, eval={"tasks": {"shape": COLOUR}}, **search)
     assert len(read_search(path).space) == 4
+
+
+def test_the_recipes_of_the_refit_page_are_valid() -> None:
+    whole = {"encoders": {"text": {"type": "hf_model", "name": "x"}}}
+    for recipe in recipes("refit-and-distil.md"):
+        model = merge(whole, recipe.pop("model", {}))
+        from_dict(FinetuneConfig, {**recipe, "model": model})
 
 
 def test_the_suite_of_the_evaluation_page_is_valid() -> None:

@@ -16,10 +16,12 @@ from mmfm import checkpoint
 from mmfm.config import ConfigError, from_dict
 from mmfm.objectives._distillation.feature import feature_error
 from mmfm.predictor import build
-from mmfm.task import FinetuneTask, FinetuneTaskConfig
+from mmfm.task import FinetuneTask, FinetuneTaskConfig, without
 from mmfm.teaching import answer_error
 from mmfm.types import Batch
 from tests import tiny
+from tests.heads.test_token_classification import NAMES as TAGS
+from tests.heads.test_token_classification import batch_of
 from tests.objectives import teachers
 
 NAMES = ["circle", "square", "star"]
@@ -128,6 +130,27 @@ def test_losses_and_gradients_equal_those_written_down(
         if parameter.grad is not None:
             torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-6)
     assert found["objectives.head.head.classifier.weight"].abs().max() > 1e-3
+
+
+def test_tokens_with_a_tag_learn_from_those_of_a_teacher(tokenizer: str, tmp_path: Path) -> None:
+    head = {"type": "token_classification", "label": "tags", "overlap": 1}
+    path = write(tmp_path, recipe(tokenizer, 24, head), TAGS, "tags")
+    torch.manual_seed(0)
+    raw = recipe(tokenizer, head=head, teacher={"path": path, "weight": 1.0, "temperature": 1.0})
+    task = FinetuneTask.build(from_dict(FinetuneTaskConfig, raw), TAGS).eval()
+    torch.nn.init.normal_(task.head.classifier.weight)
+    batch = batch_of(task)
+    losses, counts = task(batch).losses, task.counts(batch)
+    theirs = mmfm.load(path, device="cpu").task
+    pair = [t(batch, predict=True).predictions["logits"] for t in (task, theirs)]
+    assert pair[0].shape == pair[1].shape
+    begins = (batch["text_words"] >= 0).sum()
+    assert losses["teacher/answers"][1] == counts["teacher/answers"] == begins == len(pair[0])
+    want = divergence(*pair, 1.0)
+    torch.testing.assert_close(losses["teacher/answers"][0].double(), want, rtol=1e-5, atol=0)
+    batch = without(batch, ["text"])  # a micro-batch of other samples
+    assert task.counts(batch)["teacher/answers"] == 0
+    assert task(batch).losses["teacher/answers"][1] == 0
 
 
 def test_numbers_and_sets_of_labels() -> None:

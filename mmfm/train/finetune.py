@@ -18,6 +18,7 @@ from mmfm.task import FinetuneTask
 from mmfm.teaching import kind_of
 from mmfm.train.command import main as run_command
 from mmfm.train.folds import each_fold
+from mmfm.train.inherit import inherit
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
@@ -60,6 +61,8 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     if isinstance(task.head, RecommendationHead):
         begin = partial(encode_items, task, recipe)
     notes = [f"head      {take_head(task, before)}"]
+    if found is not None and recipe.init_head != "never":
+        notes += [f"head      {line}" for line in inherit(task.head, found)]
     notes += [f"lora      {line}" for line in described(task.model)]
     return Run(recipe, task, label, evaluate_first=True, begin=begin, notes=notes)
 

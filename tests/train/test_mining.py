@@ -26,6 +26,7 @@ RECIPE = """
 head:
   type: retrieval
   pairs: [[image, text], [audio+image, text]]
+  matching: {{weight: 0.5}}
   hard_negatives: {{per_sample: 1, among: 8, skip: 1, every: 3}}
 init: {init}
 run: {{dir: {run}}}
@@ -38,7 +39,20 @@ data:
   allow_rare_strata: true
 optim: {{lr: 1.0e-3}}
 train: {{max_steps: 5, save_every: 4, eval_every: 9, keep_checkpoints: 10}}
+eval:
+  sources:
+    held_out: {{path: {data}, splits: [val]}}
+  tasks:
+    found:
+      type: retrieval
+      query: {{source: held_out, modality: image}}
+      gallery: {{source: held_out, modality: text}}
+      rerank: 4
 """
+CAPTION = [
+    "head={type: caption, sources: [image], width: 16, heads: 2, layers: 1, beams: 2}",
+    "eval.tasks={texts: {type: caption, source: held_out}}",
+]
 STEPS = range(1, 6)
 WHOLE_STATE = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"
 
@@ -79,7 +93,9 @@ def test_it_searches_anew_every_few_steps(whole: Path) -> None:
 def test_two_ranks_learn_the_same(folder: Path, whole: Path) -> None:
     """With ZeRO-3 and grad_cache over small micro-batches."""
     two = finetune(folder, "two", "train.zero_stage=3", "train.micro_batch_size=8", WHOLE_STATE)
-    (folder / "commands.json").write_text(json.dumps([two]))
+    texts = [*finetune(folder, "texts", "train.zero_stage=3", WHOLE_STATE), *CAPTION]
+    texts += ["train.max_steps=1"]
+    (folder / "commands.json").write_text(json.dumps([two, texts]))
     launch.deepspeed(2, "tests.train.run_worker", str(folder / "commands.json"))
     want, got = training(whole), training(folder / "two")
     assert {row["batch_hash"] for row in want.values()} == {
@@ -89,6 +105,18 @@ def test_two_ranks_learn_the_same(folder: Path, whole: Path) -> None:
         assert got[step]["batch_hash"] == want[step]["batch_hash"], step
         for key in (k for k in want[step] if k.endswith("loss")):
             assert got[step][key] == pytest.approx(want[step][key], rel=1e-5), (step, key)
+    assert {k for k in want[1] if k.endswith("loss")} > {"head/image_text_loss", "matching_loss"}
+    one, other = (last_scores(folder / name) for name in ("whole", "two"))
+    assert other["text_to_image_MRR_reranked"] == pytest.approx(
+        one["text_to_image_MRR_reranked"], abs=0.02
+    )
+    assert one["text_to_image_MRR_reranked"] != one["text_to_image_MRR"]
+    assert 0 < last_scores(folder / "texts")["ROUGE-L"] < 1
+
+
+def last_scores(run: Path) -> dict[str, float]:
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if "metric" in row]
+    return {row["metric"]: row["value"] for row in rows}
 
 
 @pytest.mark.parametrize("step", [3, 4])
