@@ -98,7 +98,7 @@ def run_trial(
     finally:
         _end(process)
     pruned = follow.look()
-    if stop.is_set():
+    if stop.is_set() or (follow.stopped and not pruned):
         return Outcome("stopped")
     if pruned:
         return Outcome("pruned", follow.value())
@@ -124,12 +124,16 @@ class _Follow:
         self.judge = judge
         self.tail = Tail(folder / "metrics.jsonl")
         self.rows: list[dict[str, Any]] = []
+        self.stopped = False  # somebody else has asked the run to stop
         self._reported: set[int] = set()
         self._pruned = False
 
     def look(self) -> bool:
         """Report what is new; whether the judge has seen enough."""
-        self.rows += [row for row in self.tail.rows() if row.get("split") == "eval"]
+        for row in self.tail.rows():
+            self.stopped = row.get("event") == "stop"
+            if row.get("split") == "eval":
+                self.rows.append(row)
         for step, value in self.by.values_by_step(self.rows).items():
             if step not in self._reported and not self._pruned:
                 self._reported.add(step)

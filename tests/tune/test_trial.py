@@ -126,6 +126,15 @@ def test_a_search_that_is_asked_to_stop_stops_its_trial(tmp_path: Path, monkeypa
     assert outcome.state == "stopped"
 
 
+@pytest.mark.parametrize(("more", "state"), [("", "stopped"), ("; tell(2, .6)", "complete")])
+def test_a_trial_that_others_stop_is_not_done(
+    tmp_path: Path, monkeypatch, more: str, state: str
+) -> None:
+    """Such a run ends with exit code 0; one that went on later is done."""
+    body = f"tell(1, .5); tell(1, 0, event='stop', split=''){more}"
+    assert run(tmp_path, monkeypatch, body).state == state
+
+
 def test_lines_that_are_not_whole_wait(tmp_path: Path) -> None:
     tail = Tail(tmp_path / "metrics.jsonl")
     assert list(tail.rows()) == []
