@@ -24,7 +24,7 @@ from mmfm.masking import derive_seed, draw_mask, mix_ints, salt
 from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
-from mmfm.teaching import TeacherConfig, kind_of, teacher_objectives
+from mmfm.teaching import TeacherConfig, teacher_objectives
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
 OF_ROWS = ("mask", "tokens", "tokens_mask", "pooled")
@@ -47,6 +47,12 @@ class Output:
     scalars: StepRows = field(default_factory=dict)
     features: dict[Read, Features] = field(default_factory=dict)
     predictions: dict[str, Tensor] = field(default_factory=dict)
+
+
+Use = Callable[[Batch], Output]
+"""What else is computed with a task. It runs inside of the task's `forward`, so that an engine that
+holds the weights in parts has them there.
+"""
 
 
 @dataclass(kw_only=True)
@@ -159,14 +165,17 @@ class Task(nn.Module):
         rows_only: bool = False,
         gradients: StepRows | None = None,
         reads: Sequence[Read] | None = None,
+        use: Use | None = None,
     ) -> Output:
         """Losses of a prepared micro-batch.
 
         `rows_only`: just the rows and scalars of the cached objectives. `gradients`: the cached
         losses are replaced by the surrogate that hands these gradients at their rows (and scalars,
         where given) back. `reads`: just the features of these reads, of a batch that need not be
-        prepared.
+        prepared. `use`: just what this function makes of such a batch.
         """
+        if use is not None:
+            return use(batch)
         if reads is not None:
             return Output(features=self.features(batch, reads))
         cached = self.cached
@@ -280,13 +289,14 @@ class PretrainTask(Task):
         rows_only: bool = False,
         gradients: StepRows | None = None,
         reads: Sequence[Read] | None = None,
+        use: Use | None = None,
         each: Sequence[str] = (),
     ) -> Output:
         """As in `Task`; `each`: of these masked objectives (error, prediction) at every masked
         position of a prepared batch, in `losses` under the objectives' names, with the features.
         """
         if not each:
-            return super().forward(batch, rows_only, gradients, reads)
+            return super().forward(batch, rows_only, gradients, reads, use)
         chosen = {name: self.masked[name] for name in each}
         features = self.features(batch, [read for o in chosen.values() for read in o.reads])
         output = Output(features=features)
@@ -315,10 +325,10 @@ class FinetuneTask(Task):
         except ValueError as error:
             raise ConfigError(f"head: {error}") from None
         objectives = {"head": (head.objective(), getattr(config.head, "weight", 1.0))}
+        objectives |= head.beside()
         if config.teacher is not None:
             try:
-                kind = kind_of(config.head)
-                objectives |= teacher_objectives(config.teacher, model, head, kind)
+                objectives |= teacher_objectives(config.teacher, model, head)
             except ValueError as error:
                 raise ConfigError(f"teacher: {error}") from None
         return cls(model, objectives)
@@ -340,6 +350,7 @@ class FinetuneTask(Task):
         rows_only: bool = False,
         gradients: StepRows | None = None,
         reads: Sequence[Read] | None = None,
+        use: Use | None = None,
         predict: bool = False,
     ) -> Output:
         """As in `Task`; `predict`: just the head's outputs, of a batch that need not be
@@ -347,7 +358,7 @@ class FinetuneTask(Task):
         """
         if predict:
             return Output(predictions=self.head(self.features(batch, self.head.reads), batch))
-        return super().forward(batch, rows_only, gradients, reads)
+        return super().forward(batch, rows_only, gradients, reads, use)
 
 
 def in_masked_view(batch: Batch) -> Batch:

@@ -67,10 +67,10 @@ class Evaluation:
             return list(evaluator(self.predictor, self.data))
         # Mistakes of the test would be learnt from, by people.
         tested = self.section == "test"
-        judged = evaluator.judge(self.predictor, self.data, 0 if tested else self.page.mistakes)
+        found = evaluator.examine(self.predictor, self.data, 0 if tested else self.page.mistakes)
         if distributed.is_main():
-            findings.keep(Path(self.recipe.run.dir), None if tested else step, name, judged)
-        return list(judged.scores)
+            findings.keep(Path(self.recipe.run.dir), None if tested else step, name, found)
+        return list(found.scores)
 
 
 def build_evaluators(

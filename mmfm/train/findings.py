@@ -24,17 +24,17 @@ FOLDER = "evaluation"
 TEST = "test"
 
 
-def keep(run: Path, step: int | None, task: str, judged: Any) -> None:
-    """Keep what an evaluator's `judge` gave, of `step`, None for the test."""
+def keep(run: Path, step: int | None, task: str, found: Any) -> None:
+    """Keep what an evaluator's `examine` gave, of `step`, None for the test."""
     folder = run / FOLDER / (TEST if step is None else checkpoint.name_of(step))
     folder.mkdir(parents=True, exist_ok=True)
-    found = {
+    document = {
         "task": task,
-        "scores": [score._asdict() for score in judged.scores],
-        "details": judged.details,
-        "mistakes": [asdict(mistake) for mistake in judged.mistakes],
+        "scores": [score._asdict() for score in found.scores],
+        "details": found.details,
+        "mistakes": [asdict(mistake) for mistake in found.mistakes],
     }
-    write_json(folder / f"{quote(task, safe=' ')}.json", found)
+    write_json(folder / f"{quote(task, safe=' ')}.json", document)
 
 
 def prune(run: Path, newest: int, by: KeepBest | None) -> None:

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from mmfm_eval.report.rows import rows
+from mmfm_eval.report.tables import details_of
 from mmfm_eval.report.template import environment, inline
 from mmfm_eval.results import Results
 
@@ -22,7 +23,7 @@ def render(results: Results) -> str:
         environment()
         .get_template("page.html.j2")
         .render(
-            style=inline("style.css"),
+            style=inline("style.css") + inline("tables.css"),
             results=results,
             tasks=tasks,
             left_out=left_out,
@@ -33,8 +34,6 @@ def render(results: Results) -> str:
 
 
 def _task(name: str, results: Results) -> dict[str, Any]:
-    details = dict(results.details.get(name, {}))
-    per_class = details.pop("per_class", [])
     shown = rows(results.scores[name])
     directions = list(dict.fromkeys(row.direction for row in shown))
     return {
@@ -42,6 +41,5 @@ def _task(name: str, results: Results) -> dict[str, Any]:
         "kind": results.protocol["suite"]["tasks"][name]["type"].replace("_", " "),
         "directions": [(d, [row for row in shown if row.direction == d]) for d in directions],
         "baseline_name": next((row.baseline_name for row in shown if row.baseline_name), ""),
-        "facts": {key.replace("_", " "): value for key, value in details.items()},
-        "per_class": per_class,
+        "details": details_of(results.details.get(name, {})),
     }

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from mmfm_eval.report.charts import scatter
 
-_DRAWN = {"per_class", "per_entity", "averages", "confusion", "confused", "points"}
+_DRAWN = {"per_class", "per_entity", "averages", "confusion", "confused", "points", "examples"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Details:
     matrix: Matrix | None
     confused: list[dict[str, Any]]
     points: Markup | None
+    examples: list[dict[str, Any]]
     facts: dict[str, Any]
 
 
@@ -77,6 +78,7 @@ def details_of(details: Mapping[str, Any]) -> Details:
         matrix=_matrix(details["confusion"]) if "confusion" in details else None,
         confused=list(details.get("confused", ())),
         points=scatter(points) if points else None,
+        examples=list(details.get("examples", ())),
         facts={k.replace("_", " "): v for k, v in details.items() if k not in _DRAWN},
     )
 

@@ -70,7 +70,7 @@ class Mistake:
     beside_source: str | None = None
 
 
-class Judged(NamedTuple):
+class Findings(NamedTuple):
     """All that a task says of a model."""
 
     scores: list[Score]
@@ -175,11 +175,11 @@ class Evaluator(ABC):
         encoded = self.encode(predictor, data)
         return on_main(lambda: list(self.score(encoded)))
 
-    def judge(self, predictor: Predictor, data: Mapping[str, Any], mistakes: int) -> Judged:
+    def examine(self, predictor: Predictor, data: Mapping[str, Any], mistakes: int) -> Findings:
         """The same, with the details and so many `mistakes`."""
         encoded = self.encode(predictor, data)
         return on_main(
-            lambda: Judged(
+            lambda: Findings(
                 list(self.score(encoded)),
                 self.details(encoded),
                 self.mistakes(encoded, mistakes) if mistakes else [],

@@ -118,8 +118,8 @@ class Classification(Evaluator):
                 Mistake(
                     source=self.config.source,
                     id=rows.ids[i],
-                    right=f"{rows.names[right]} ({probability[i, right]:.0%})",
-                    said=f"{rows.names[int(predicted[i])]} ({sure[i]:.0%})",
+                    right=f"{rows.names[right]} ({100 * probability[i, right]:.0f} %)",
+                    said=f"{rows.names[int(predicted[i])]} ({100 * sure[i]:.0f} %)",
                     wrong=float(sure[i]),
                 )
             )

@@ -56,7 +56,10 @@ class Config:
             environment()
             .get_template("runs/finetuned.html.j2")
             .render(
-                style=inline("style.css") + inline("report.css") + inline("runs/finetuned.css"),
+                style=inline("style.css")
+                + inline("report.css")
+                + inline("tables.css")
+                + inline("runs/finetuned.css"),
                 name=folder.absolute().name,
                 subtitle=subtitle(run),
                 unfinished=unfinished(run),
