@@ -108,8 +108,8 @@ def averages(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def confusion(truth: Ints, predicted: Ints, names: list[str], most: int = 40) -> dict[str, Any]:
     """How often what was taken for what, of the classes that occur: with at most `most` of them
-    `confusion`, ``counts[right][said]``; else `confused`, as many pairs, the most frequent first.
-    A negative prediction is none.
+    `confusion`, ``counts[right][said]``; else `confused`, half as many pairs, the most frequent
+    first. A negative prediction is none.
     """
     there = np.union1d(truth, predicted[predicted >= 0])
     place = {int(number): i for i, number in enumerate(there)}
@@ -126,6 +126,6 @@ def confusion(truth: Ints, predicted: Ints, names: list[str], most: int = 40) ->
     return {
         "confused": [
             {"right": names[right], "said": names[wrong], "n": -n}
-            for n, right, wrong in wrongs[:most]
+            for n, right, wrong in wrongs[: most // 2]
         ]
     }

@@ -21,6 +21,9 @@ from mmfm_eval.report.panels.base import Panel, PanelConfig
 from mmfm_eval.report.rows import number
 from mmfm_eval.report.template import render
 
+_FEW = 20
+"""Points of which no mean is taken."""
+
 if TYPE_CHECKING:
     from mmfm_eval.report.context import Context
     from mmfm_eval.report.run import Run
@@ -88,7 +91,7 @@ def losses(run: Run) -> list[tuple[str, str, Markup]]:
     charts = []
     for key in terms:
         points = [(float(s), float(r[key])) for s, r in run.training.items() if key in r]
-        smooth = running_mean(points)
+        smooth = running_mean(points) if len(points) > _FEW else points
         objective, _, term = key.removesuffix("_loss").partition("/")
         label = objective if term in ("", objective) else f"{objective}: {term}"
         label = label.replace("_", " ")
