@@ -148,6 +148,7 @@ class _Source:
 def _shown(raw: RawSample, name: str) -> Shown:
     tokens = raw.meta.get("tokens")
     shown = Shown(name, tokens=list(map(str, tokens)) if isinstance(tokens, list) else [])
+    shown.text = " ".join(shown.tokens)
     if not shown.tokens:
         try:
             first = text.contents(raw.files, raw.meta, text.Config())[0]
