@@ -16,7 +16,7 @@ from mmfm.train.recipe import EvalConfig, EvalSource, FinetuneConfig, PretrainCo
 from mmfm.train.trainer import TrainConfig
 from mmfm.tune.space import read_search
 from mmfm_eval.suite import SuiteConfig
-from tests.tiny_heads import COLOUR, recipe
+from tests import tiny_heads
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -108,7 +108,8 @@ def test_the_settings_of_the_tuning_page_are_valid(tmp_path: Path) -> None:
     from_dict(TrainConfig, train["train"])
     assert len({str(from_dict(EvalSource, source)) for source in sources.values()}) == 4
     assert from_dict(EvalConfig, test["test"]).tasks
-    path = recipe(tmp_path, tmp_path, eval={"tasks": {"shape": COLOUR}}, **search)
+    evaluated = {"tasks": {"shape": tiny_heads.COLOUR}}
+    path = tiny_heads.recipe(tmp_path, tmp_path, eval=evaluated, **search)
     assert len(read_search(path).space) == 4
 
 
