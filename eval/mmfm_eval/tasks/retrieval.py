@@ -224,6 +224,12 @@ class Retrieval(Evaluator):
                 near[excluded[i]] = -np.inf
             relevant = gallery.groups == queries.groups[i]
             first, right = int(near.argmax()), int(np.where(relevant, near, -np.inf).argmax())
+            beside = {"came first": gallery.ids[first], "is right": gallery.ids[right]}
+            if (self.config.gallery.source, gallery.ids[right]) == (
+                self.config.query.source,
+                queries.ids[i],
+            ):
+                del beside["is right"]
             found.append(
                 Mistake(
                     source=self.config.query.source,
@@ -231,7 +237,7 @@ class Retrieval(Evaluator):
                     right="first",
                     said=f"rank {ranks.rank[i]:,.0f} of {ranks.candidates[i]:,}",
                     wrong=float(ranks.rank[i] - 1),
-                    beside={"came first": gallery.ids[first], "is right": gallery.ids[right]},
+                    beside=beside,
                     beside_source=self.config.gallery.source,
                 )
             )
