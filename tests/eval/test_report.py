@@ -176,9 +176,9 @@ def test_before_and_after_are_votes_and_logits(config: ReportConfig) -> None:
     panel = config.panels["finetune"]
     assert isinstance(panel, finetune.Config)
     found = panel._compare(context)
-    outputs, ids = context.head_outputs("head", "unseen")
-    assert found.ids == [i for i in ids if i in set(found.ids)]
-    assert len(found.ids) == len(ids) == 20  # those with a picture
+    outputs = context.head_outputs("head", "unseen")
+    assert found.ids == [i for i in outputs.ids if i in set(found.ids)]
+    assert len(found.ids) == len(outputs.ids) == 20  # those with a picture
     assert np.array_equal(found.after, outputs.logits.argmax(1))
     truth = [context.samples("unseen").read(i).meta["labels"]["shape"] for i in found.ids]
     assert [found.names[i] for i in found.truth] == truth

@@ -77,8 +77,13 @@ def test_it_is_not_looked_at_again(run: Path, monkeypatch, capfd) -> None:
 
 def test_the_report_tells_both(run: Path) -> None:
     page = (run / "report.html").read_text()
-    assert "<td>colour<td>accuracy" in page
-    assert "<td>test: final<td>accuracy" in page
+    before, test = page.split('<section id="test">')
+    assert ">colour <" in before
+    assert ">final <" in test.split('<section id="curves">')[0]
+    assert f"with {told(run)['checkpoint']}" in test
+    kept = json.loads((run / "evaluation/test/final.json").read_text())
+    assert kept["details"]["per_class"]
+    assert kept["mistakes"] == []
 
 
 def test_no_look_before_the_end(synthetic: Path, tmp_path: Path, monkeypatch) -> None:

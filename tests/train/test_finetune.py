@@ -93,7 +93,8 @@ def test_scores_before_and_after_are_shown(
     assert [r["step"] for r in rows] == [0, 4]
     values = f"before {rows[0]['value']:.4f}  after {rows[1]['value']:.4f}"
     out, err = capfd.readouterr()
-    assert f"shape accuracy: {values}  n {rows[0]['n']}  chance 0.1667" in out.splitlines()
+    beside = f"chance 0.1667  majority class of the source {rows[0]['baseline']:.4f}"
+    assert f"shape accuracy: {values}  n {rows[0]['n']}  {beside}" in out.splitlines()
     assert all(line.startswith(("step ", "head ")) for line in err.splitlines())
     assert all("classification_loss" in key or "head" in key for key in _losses(training(run)[1]))
 

@@ -122,6 +122,10 @@ def test_two_ranks_learn_and_judge_the_same(folder: Path, whole: Path) -> None:
         for key, value in one.items():
             near = 0.5 if "rank" in key.split("_") else 0.02
             assert two[key] == pytest.approx(value, abs=near), key
+        kept = [list((folder / f"{name}{n}").glob("evaluation/*/*.json")) for n in (1, 2)]
+        assert [len(files) for files in kept] == [2, 2]
+        for files in kept:
+            assert all(json.loads(file.read_text())["mistakes"] for file in files)
 
 
 def last_scores(run: Path) -> dict[str, float]:
