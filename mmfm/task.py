@@ -49,6 +49,12 @@ class Output:
     predictions: dict[str, Tensor] = field(default_factory=dict)
 
 
+Use = Callable[[Batch], Output]
+"""What else is computed with a task. It runs inside of the task's `forward`, so that an engine that
+holds the weights in parts has them there.
+"""
+
+
 @dataclass(kw_only=True)
 class PretrainTaskConfig:
     """The parts of a pretraining recipe that make its task."""
@@ -159,14 +165,17 @@ class Task(nn.Module):
         rows_only: bool = False,
         gradients: StepRows | None = None,
         reads: Sequence[Read] | None = None,
+        use: Use | None = None,
     ) -> Output:
         """Losses of a prepared micro-batch.
 
         `rows_only`: just the rows and scalars of the cached objectives. `gradients`: the cached
         losses are replaced by the surrogate that hands these gradients at their rows (and scalars,
         where given) back. `reads`: just the features of these reads, of a batch that need not be
-        prepared.
+        prepared. `use`: just what this function makes of such a batch.
         """
+        if use is not None:
+            return use(batch)
         if reads is not None:
             return Output(features=self.features(batch, reads))
         cached = self.cached
@@ -280,13 +289,14 @@ class PretrainTask(Task):
         rows_only: bool = False,
         gradients: StepRows | None = None,
         reads: Sequence[Read] | None = None,
+        use: Use | None = None,
         each: Sequence[str] = (),
     ) -> Output:
         """As in `Task`; `each`: of these masked objectives (error, prediction) at every masked
         position of a prepared batch, in `losses` under the objectives' names, with the features.
         """
         if not each:
-            return super().forward(batch, rows_only, gradients, reads)
+            return super().forward(batch, rows_only, gradients, reads, use)
         chosen = {name: self.masked[name] for name in each}
         features = self.features(batch, [read for o in chosen.values() for read in o.reads])
         output = Output(features=features)
@@ -315,6 +325,7 @@ class FinetuneTask(Task):
         except ValueError as error:
             raise ConfigError(f"head: {error}") from None
         objectives = {"head": (head.objective(), getattr(config.head, "weight", 1.0))}
+        objectives |= head.beside()
         if config.teacher is not None:
             try:
                 objectives |= teacher_objectives(config.teacher, model, head)
@@ -339,6 +350,7 @@ class FinetuneTask(Task):
         rows_only: bool = False,
         gradients: StepRows | None = None,
         reads: Sequence[Read] | None = None,
+        use: Use | None = None,
         predict: bool = False,
     ) -> Output:
         """As in `Task`; `predict`: just the head's outputs, of a batch that need not be
@@ -346,7 +358,7 @@ class FinetuneTask(Task):
         """
         if predict:
             return Output(predictions=self.head(self.features(batch, self.head.reads), batch))
-        return super().forward(batch, rows_only, gradients, reads)
+        return super().forward(batch, rows_only, gradients, reads, use)
 
 
 def in_masked_view(batch: Batch) -> Batch:

@@ -8,7 +8,7 @@ returns an `Encoder`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,10 @@ class Encoder(nn.Module):
     def pick(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The weights of this encoder out of those of the `whole` one that it is a part of."""
         return dict(whole)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text that inputs `ids` are of, without what begins and ends it."""
+        raise ValueError("this encoder's inputs are no words")
 
     def save_assets(self, folder: Path) -> None:
         """Write into `folder` what `Config.build(assets=folder)` needs beside the weights and the

@@ -9,7 +9,7 @@ A folder holds config.json, model.safetensors, and tokenizer.json (text) or prep
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,9 @@ class HfText(HfEncoder):
 
     def text_frame(self) -> tuple[list[int], list[int]]:
         return self.tokenizer.frame
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
 
     def save_assets(self, folder: Path) -> None:
         self.model.config.save_pretrained(folder)

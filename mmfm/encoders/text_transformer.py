@@ -6,6 +6,7 @@ heads: 4}``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,9 @@ class TextTransformer(Encoder):
 
     def text_frame(self) -> tuple[list[int], list[int]]:
         return self.tokenizer.frame
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
 
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save(folder)

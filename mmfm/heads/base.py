@@ -7,7 +7,7 @@ returns a `Head`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -17,6 +17,15 @@ from mmfm.types import IGNORE_INDEX, Batch, Features, LossTerms, Read
 
 Metric = Callable[[Mapping[str, NDArray[Any]], NDArray[Any]], NDArray[Any]]
 """(columns of `Head.predict`, targets) of n samples ▶ one number for each of them [n]."""
+
+
+class Known(NamedTuple):
+    """A `part` of the task that a pretraining objective may have learnt already, and the settings
+    that decide whether it is the same.
+    """
+
+    part: nn.Module
+    settings: Mapping[str, Any]
 
 
 class Head(nn.Module):
@@ -74,6 +83,16 @@ class Head(nn.Module):
     def objective(self) -> Objective:
         """The head as an objective, for the task."""
         return HeadObjective(self)
+
+    def beside(self) -> dict[str, tuple[Objective, float]]:
+        """Objectives that are trained along with the head, with their weights."""
+        return {}
+
+    def known_before(self) -> Mapping[str, Known]:
+        """Type of a pretraining objective ▶ what is the same here, so that its weights may be taken
+        over where the settings are the same.
+        """
+        return {}
 
 
 class HeadObjective(Objective):

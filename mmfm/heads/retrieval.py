@@ -8,6 +8,10 @@
 With `hard_negatives` each sample of a step brings others along that the current model takes for its
 partner, searched for in all of the training data every so many steps (`mmfm.train.mining`; ANCE,
 arXiv:2007.00808). They are further negatives of all of the step's samples.
+
+With ``matching: {weight: 1.0, temperature: 0.07}`` the fusion learns along to judge pairs
+(`mmfm.objectives.matching`), so that the best by the embeddings can be ranked anew by it:
+``rerank`` of the evaluation task ``retrieval``.
 """
 
 from __future__ import annotations
@@ -17,12 +21,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mmfm.heads.base import CachedHeadObjective, Head
+from mmfm.heads.base import CachedHeadObjective, Head, Known
 from mmfm.model import Model
 from mmfm.objectives.base import Objective
 from mmfm.objectives.base.pairs import PairsConfig
 from mmfm.objectives.contrastive import Contrastive
+from mmfm.objectives.matching import Config as MatchingObjective
 from mmfm.types import Batch, Features, LossTerms, Read
+
+MATCHING = "matching"
 
 
 @dataclass(kw_only=True)
@@ -48,10 +55,38 @@ class HardNegativesConfig:
 
 
 @dataclass(kw_only=True)
+class MatchingConfig:
+    """`weight` of the matching loss beside the contrastive one; `temperature` of the draw of its
+    negatives.
+    """
+
+    weight: float = 1.0
+    temperature: float = 0.07
+
+
+@dataclass(kw_only=True)
 class Config(PairsConfig):
-    """The settings of the contrastive objective; no labels are needed."""
+    """The settings of the contrastive objective; no labels are needed. `matching`: of the same
+    pairs.
+    """
 
     hard_negatives: HardNegativesConfig | None = None
+    matching: MatchingConfig | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.matching is not None:
+            try:
+                self.matching_objective()
+            except ValueError as error:
+                raise ValueError(f"matching: {error}") from None
+
+    def matching_objective(self) -> MatchingObjective:
+        assert self.matching is not None
+        settings = self.matching
+        return MatchingObjective(
+            pairs=self.pairs, weight=settings.weight, temperature=settings.temperature
+        )
 
     def build(self, model: Model, label_names: Sequence[str]) -> RetrievalHead:
         return RetrievalHead(self, model)
@@ -67,6 +102,18 @@ class RetrievalHead(Head):
         self.contrastive = Contrastive(config, model)
         self.reads: tuple[Read, ...] = self.contrastive.reads
         self.hard_negatives = config.hard_negatives
+        # The task owns it: it is an objective of its own.
+        self._beside: dict[str, tuple[Objective, float]] = {}
+        if config.matching is not None:
+            judging = config.matching_objective()
+            self._beside[MATCHING] = (judging.build(model), judging.weight)
+
+    def beside(self) -> dict[str, tuple[Objective, float]]:
+        return self._beside
+
+    def known_before(self) -> Mapping[str, Known]:
+        """How pairs are judged, whatever pairs these were."""
+        return {name: Known(objective, {}) for name, (objective, _) in self._beside.items()}
 
     def objective(self) -> Objective:
         return CachedHeadObjective(self, self.contrastive)

@@ -11,6 +11,7 @@ the table of the text's encoder. `Caption.generate` writes texts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -85,6 +86,7 @@ class Caption(Objective):
                 f"modality {config.modality!r} has no words to write, or its tokenizer no token "
                 "that begins each text and none that ends it"
             )
+        self._encoder = (encoder,)  # in a tuple it is not registered a second time
         self.max_length = int(encoder.spec["max_length"])
         self.words = TiedLinear(table)
         inner, width = self.words.in_features, config.width
@@ -155,6 +157,10 @@ class Caption(Objective):
             return Captions(samples, greedy(speak, frame, len(samples), samples.device))
         ids, _ = beam_search(speak, frame, len(samples), samples.device, beams, length_penalty)
         return Captions(samples, ids)
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text of a row of `Captions.ids`."""
+        return self._encoder[0].text_of(ids)
 
     def frame(self, max_length: int | None = None) -> Frame:
         """How texts begin and end; ValueError for a `max_length` that its encoder can't take."""

@@ -93,7 +93,7 @@ class Matching(Objective):
         """[N,D] `fused_pooled` of any fused read ▶ [N] float32: the probability that what was fused
         belongs together, beside two hard negatives for each match.
         """
-        return self._logits(fused_pooled_ND).sigmoid()
+        return self.logits(fused_pooled_ND).sigmoid()
 
     def _loss(self, pair: _Pair, features: ReadFeatures, batch: Batch) -> tuple[Tensor, Tensor]:
         own, *others = (features[read] for read in (pair.own, *pair.mismatched))
@@ -104,12 +104,13 @@ class Matching(Objective):
         matches = own.fused_pooled[both[own.rows[FUSED]]]
         # Whether any sample has a negative may differ from rank to rank, and none is no reason to
         # leave the fusion out: under ZeRO-3 all ranks must run it.
-        logits = self._logits(torch.cat([matches, *mismatches]))
+        logits = self.logits(torch.cat([matches, *mismatches]))
         belong = torch.arange(len(logits), device=logits.device) < len(matches)
         total = F.binary_cross_entropy_with_logits(logits, belong.to(logits), reduction="sum")
         return total, torch.tensor(float(len(logits)), device=logits.device)
 
-    def _logits(self, fused_pooled_ND: Tensor) -> Tensor:
+    def logits(self, fused_pooled_ND: Tensor) -> Tensor:
+        """[N] float32, of which `probability` is the sigmoid."""
         logits: Tensor = self.classify(fused_pooled_ND)[:, 0].float()
         return logits
 

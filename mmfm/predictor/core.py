@@ -21,7 +21,7 @@ from mmfm.predictor import items
 from mmfm.predictor.outputs import Encoded, Judged, Predictions
 from mmfm.predictor.table import Table
 from mmfm.task import FinetuneTask, Output, PretrainTask, Task
-from mmfm.types import Batch, Label, Read, to_device
+from mmfm.types import Batch, Features, Label, Read, to_device
 
 _TARGET = "target of the head"
 
@@ -85,7 +85,7 @@ class Predictor:
             read = Read("clean", (modality,))
             transforms = {modality: self.item_transforms[modality]}
             parts = [
-                self._run(batch, reads=[read]).features[read].embedding[modality]
+                self.run(batch, reads=[read]).features[read].embedding[modality]
                 for batch in items.batches({modality: listed}, transforms, batch_size)
             ]
             if parts:
@@ -109,7 +109,7 @@ class Predictor:
         transforms = {m: self.item_transforms[m] for m in given}
         answers: list[Any] = [None] * samples
         for batch in items.batches(given, transforms, batch_size):
-            found = head.predict(self._run(batch, predict=True).predictions)
+            found = head.predict(self.run(batch, predict=True).predictions)
             rows = found["rows"].tolist()
             for row, answer in zip(rows, head.answers(found, batch), strict=True):
                 answers[int(batch["sample_id"][row])] = answer
@@ -122,16 +122,20 @@ class Predictor:
         modalities: Sequence[str],
         fused: bool = False,
         pooled: bool = False,
+        seen: Callable[[Batch, Mapping[Read, Features]], None] | None = None,
     ) -> Encoded:
         """Embeddings of every sample in `data` that has any of `modalities`; with `fused` of all of
-        them together too, with `pooled` the encoders' pooled outputs too. Collective.
+        them together too, with `pooled` the encoders' pooled outputs too. `seen` is given what each
+        batch became. Collective.
         """
         reads = {m: Read("clean", (m,)) for m in modalities}
         if fused:
             reads[FUSED] = Read("clean", tuple(sorted(modalities)), fused=True)
         tables: dict[str, Table] = {key: Table() for key in reads}
         for batch in data:
-            found = self._run(batch, reads=list(reads.values())).features
+            found = self.run(batch, reads=list(reads.values())).features
+            if seen is not None:
+                seen(batch, found)
             for key, read in reads.items():
                 features = found[read]
                 if key not in features.embedding:
@@ -158,7 +162,7 @@ class Predictor:
         """The head's logits of every sample in `data` that has what the head reads. Collective."""
         head, table = self._head(), Table()
         for batch in data:
-            outputs = self._run(batch, predict=True).predictions
+            outputs = self.run(batch, predict=True).predictions
             table.add(batch, outputs["rows"].cpu(), {"logits": outputs["logits"]})
         rows = table.gather()
         if not rows.ids:
@@ -173,7 +177,7 @@ class Predictor:
         """
         head, table = self._head(), Table()
         for batch in data:
-            found = head.predict(self._run(batch, predict=True).predictions)
+            found = head.predict(self.run(batch, predict=True).predictions)
             rows = found.pop("rows")
             target, known = head.target(to_device(batch, self.device), rows)
             columns = {name: values[known] for name, values in (*found.items(), (_TARGET, target))}
@@ -211,7 +215,7 @@ class Predictor:
         return [(head.item_ids[row], probability) for row, probability in found]
 
     def _logits(self, batch: Batch) -> Tensor:
-        return self._run(batch, predict=True).predictions["logits"]
+        return self.run(batch, predict=True).predictions["logits"]
 
     def _head(self) -> Head:
         if self.head is None:
@@ -242,7 +246,7 @@ class Predictor:
         tables: dict[str, Table] = {name: Table() for name in baselines}
         for batch in data:
             prepared = self.task.prepare(to_device(batch, self.device))
-            found = losses_by_context(self._run, self.task, prepared, baselines, without)
+            found = losses_by_context(self.run, self.task, prepared, baselines, without)
             for name, (samples, columns) in found.items():
                 tables[name].add(batch, samples.cpu(), columns)
         gathered = {name: table.gather() for name, table in tables.items()}
@@ -251,7 +255,9 @@ class Predictor:
             for name, rows in gathered.items()
         }
 
-    def _run(self, batch: Batch, **request: Any) -> Output:
+    @torch.no_grad()
+    def run(self, batch: Batch, **request: Any) -> Output:
+        """The task's `forward` in evaluation mode, through the engine where one holds it."""
         if self.task.training:
             self.task.eval()
         return self._forward(to_device(batch, self.device), **request)

@@ -16,6 +16,8 @@ from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.lora import described
 from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
+from mmfm.train.folds import each_fold
+from mmfm.train.inherit import inherit
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
@@ -29,7 +31,7 @@ from mmfm.weights import load_model
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     about = "Fine-tune a model with a head; shows the scores before and after."
-    return run_command("finetune", about, argv, prepare, after=show_before_and_after)
+    return run_command("finetune", about, argv, prepare, show_before_and_after, each_fold)
 
 
 def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
@@ -58,6 +60,8 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     if isinstance(task.head, RecommendationHead):
         begin = partial(encode_items, task, recipe)
     notes = [f"head      {take_head(task, before)}"]
+    if found is not None and recipe.init_head != "never":
+        notes += [f"head      {line}" for line in inherit(task.head, found)]
     notes += [f"lora      {line}" for line in described(task.model)]
     return Run(recipe, task, label, evaluate_first=True, begin=begin, notes=notes)
 

@@ -67,7 +67,8 @@ def evaluate(folder: Path, out: str, *more: str) -> int:
     places = [f"sources.{s}.path={data}" for s in ("train", "unseen")]
     run, suite = str(folder / "run"), str(SUITE)
     knn = ["tasks.shape_by_neighbours.k=5", "tasks.shape_by_neighbours.baseline=pixels"]
-    arguments = [run, suite, *places, *knn, "batch_size=4", "--out", str(folder / out)]
+    fused = ["tasks.picture_and_caption.rerank=5", "tasks.written={type: caption, source: unseen}"]
+    arguments = [run, suite, *places, *knn, *fused, "batch_size=4", "--out", str(folder / out)]
     return cli.main([*arguments, "--device", "cpu", *more])
 
 
@@ -92,7 +93,9 @@ def worker(rank: int, port: int, folder: str) -> None:
 
 def test_two_ranks_give_the_scores_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_data(tmp_path / "data")
-    make_checkpoint(tmp_path / "run")
+    small = {"type": "caption", "sources": ["image", "audio"], "width": 16, "heads": 2}
+    matching = {"type": "matching", "pairs": [["image", "text"]]}
+    make_checkpoint(tmp_path / "run", objectives={"caption": small, "matching": matching})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -105,14 +108,19 @@ def test_two_ranks_give_the_scores_of_one(tmp_path: Path, monkeypatch: pytest.Mo
     assert evaluate(tmp_path, "one") == 0
     one, two = (json.loads((tmp_path / f / "results.json").read_text()) for f in ("one", "two"))
     assert one["protocol"] == two["protocol"]
-    assert len(one["results"]) == len(two["results"]) == 10 + 10 + 5 + 2 + 2
+    assert len(one["results"]) == len(two["results"]) == 20 + 10 + 5 + 2 + 2 + 4
     for ours, theirs in zip(one["results"], two["results"], strict=True):
         for key, value in ours.items():
             near = isinstance(value, float)
             assert theirs[key] == (pytest.approx(value, abs=1e-6) if near else value), ours
     names = {r["baseline_name"] for r in one["results"]}
-    assert names == {"untrained network", "nearest pixels", "majority class"}
+    assert names == {
+        "untrained network",
+        "nearest pixels",
+        "majority class",
+        "the most frequent text",
+    }
     for result in one["results"]:  # random weights: nothing may be far from chance
-        if result["metric"].endswith("R@1"):
+        if result["metric"].endswith(("R@1", "R@1_reranked")):
             assert result["value"] < 0.4
     assert np.isfinite([r["value"] for r in one["results"]]).all()

@@ -29,10 +29,14 @@ def make_checkpoint(
     head: bool = False,
     transforms: Mapping[str, Any] | None = None,
     seed: int = 0,
+    objectives: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A pretrained model, or one with a head for the shapes of the synthetic set."""
+    """A pretrained model with `objectives` beside its own, or one with a head for the shapes of the
+    synthetic set.
+    """
     tokenizer = tiny.make_tokenizer(folder / "tokenizer")
     recipe: dict[str, Any] = {"run": {"seed": 0}, **tiny.task_settings(tokenizer)}
+    recipe["objectives"] |= objectives or {}
     if head:
         del recipe["objectives"]
         recipe["head"] = {"type": "classification", "label": "shape", "modalities": ["image"]}

@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 TIE = 1e-6
+JUDGED_TIE = 1e-4
+"""The same for logits of the fusion, whose rounding is that of float32."""
 _CELLS = 16_000_000
 
 
@@ -36,12 +38,14 @@ def first_relevant_ranks(
     query_groups: NDArray[Any],
     gallery_groups: NDArray[Any],
     excluded: NDArray[Any] | None = None,
+    judged: tuple[NDArray[Any], NDArray[Any]] | None = None,
 ) -> Ranks:
     """Rank the gallery [N,E] for each query [Q,E] by inner product; items of the query's group are
     relevant.
 
     `excluded` [Q] is one gallery row that is no candidate for the query (the query itself), -1 for
-    none.
+    none. `judged`: gallery rows [Q,K] that come before all others, in the order of their scores
+    [Q,K].
     """
     queries, gallery = queries.astype(np.float64), gallery.astype(np.float64)
     if not (np.isfinite(queries).all() and np.isfinite(gallery).all()):
@@ -58,6 +62,10 @@ def first_relevant_ranks(
             similarity[which, excluded[rows][which]] = -np.inf
             relevant[which, excluded[rows][which]] = False
             candidates[which] -= 1
+        if judged is not None:
+            first, score = judged[0][rows], judged[1][rows] * (TIE / JUDGED_TIE)
+            above = similarity.max() + 1 - score.min()
+            np.put_along_axis(similarity, first, score + above, axis=1)
         parts.append(_ranks(similarity, relevant, candidates))
     return Ranks(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 

@@ -8,22 +8,31 @@ An item is relevant to a query of equal `group`. Metrics, for each direction: re
 (the share of queries with a relevant item among the first), the median rank of the first relevant
 item and its mean reciprocal rank. Cosine on the embeddings; `features: pooled` takes an encoder's
 own outputs, which shows what a frozen encoder alone finds.
+
+`rerank: 16` has the fusion judge each query beside its best 16, by a matching objective or head
+of the checkpoint, and orders these by it; the metrics of that end with ``_reranked``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from mmfm.config import ConfigError
 from mmfm_eval.metrics import bootstrap, ranking
 from mmfm_eval.metrics.neighbours import unit_rows
-from mmfm_eval.readings import Reading
-from mmfm_eval.tasks.base import Evaluator, Rows, Score, rows_of, same_row
+from mmfm_eval.readings import OwnPass, Predictor, Reading
+from mmfm_eval.tasks import _reranking as reranking
+from mmfm_eval.tasks._reranking import Judged, TokenStore, matching_of
+from mmfm_eval.tasks.base import Evaluator, Rows, Score, on_main, rows_of, same_row
 
 AT = (1, 5, 10)
+RERANKED = "_reranked"
 
 
 @dataclass(kw_only=True)
@@ -70,6 +79,7 @@ class Config:
     only_shared_groups: bool = True
     both_directions: bool = True
     features: Literal["embedding", "pooled"] = "embedding"
+    rerank: int = 0
     baseline: Literal["untrained", "pixels", "none"] = "untrained"
 
     def __post_init__(self) -> None:
@@ -80,6 +90,10 @@ class Config:
                 "features: pooled compares an encoder's outputs with its own: one modality on both "
                 "sides"
             )
+        if self.rerank < 0:
+            raise ValueError(f"rerank = {self.rerank} must not be negative")
+        if self.rerank and set(self.query.names) & set(self.gallery.names):
+            raise ValueError("rerank: the fusion judges two sides without a modality in common")
         if self.query.source == self.gallery.source:
             both = set(self.query.names) & set(self.gallery.names)
             if both and (self.query.key == "fused" or self.gallery.key == "fused"):
@@ -112,19 +126,68 @@ class Retrieval(Evaluator):
         if query.source == gallery.source and not (self._query.fused or self._gallery.fused):
             names = tuple(dict.fromkeys(query.names + gallery.names))
             self._query = self._gallery = Reading(query.source, names, pooled=pooled)
+        both = query.names + gallery.names
+        self._judged = JudgedReading(query.source, both, of=self) if config.rerank else None
 
     @property
     def readings(self) -> tuple[Reading, ...]:
+        return self._plain if self._judged is None else (self._judged,)
+
+    @property
+    def _plain(self) -> tuple[Reading, ...]:
         return tuple(dict.fromkeys((self._query, self._gallery)))
 
+    def check_sources(self, sources: Iterable[str]) -> None:
+        sources = list(sources)
+        super().check_sources(sources)
+        if self.config.gallery.source not in sources:
+            raise ConfigError(
+                f"there is no source {self.config.gallery.source!r}; valid: {', '.join(sources)}"
+            )
+
+    def check_model(self, predictor: Predictor) -> None:
+        super().check_model(predictor)
+        if self._judged is not None:
+            matching_of(getattr(predictor, "task", None), set(self._judged.modalities))
+
     def score(self, encoded: Mapping[Reading, Any]) -> Iterable[Score]:
+        judged: list[Judged | None] = [None, None]
+        if self._judged is not None:
+            encoded, *judged = encoded[self._judged]
         left, right = self._sides(encoded)
         first, second = self._titles()
-        yield from self._direction(f"{first}_to_{second}", left, right)
+        yield from self._direction(f"{first}_to_{second}", left, right, judged[0])
         if self.config.both_directions and not self._symmetric:
-            yield from self._direction(f"{second}_to_{first}", right, left)
+            yield from self._direction(f"{second}_to_{first}", right, left, judged[1])
+
+    def judge(self, predictor: Any, data: Mapping[str, Any]) -> tuple[Any, ...]:
+        """What was encoded, and how the fusion judges the best of each direction; collective."""
+        config, encoded = self.config, {}
+        with TokenStore() as store:
+            for reading in self._plain:
+                encoded[reading] = predictor.encode_batches(
+                    data[reading.source],
+                    reading.modalities,
+                    fused=reading.fused,
+                    seen=partial(store.add, reading.source),
+                )
+            left, right = on_main(lambda: self._sides(encoded))
+            sides = [
+                (rows, reranking.Side(side.source, side.names, rows.ids))
+                for rows, side in ((left, config.query), (right, config.gallery))
+            ]
+            judged: list[Judged | None] = []
+            for (queries, query), (gallery, keys) in (sides, sides[::-1]):
+                if judged and not config.both_directions:
+                    judged.append(None)
+                    break
+                candidates = reranking.best(queries.x, gallery.x, config.rerank)
+                judged.append(reranking.judge(predictor, store, query, keys, candidates))
+        return encoded, *judged
 
     def details(self, encoded: Mapping[Reading, Any]) -> dict[str, Any]:
+        if self._judged is not None:
+            encoded = encoded[self._judged][0]
         left, right = self._sides(encoded)
         return {
             "query_rows": len(left),
@@ -163,7 +226,9 @@ class Retrieval(Evaluator):
             )
         return left, right
 
-    def _direction(self, name: str, queries: Rows, gallery: Rows) -> Iterable[Score]:
+    def _direction(
+        self, name: str, queries: Rows, gallery: Rows, judged: Judged | None
+    ) -> Iterable[Score]:
         excluded = same_row(queries, gallery)
         if not self._same_kind and (excluded >= 0).any() and self._overlapping_kinds:
             raise ValueError(
@@ -179,18 +244,21 @@ class Retrieval(Evaluator):
         answerable = ranks.relevant > 0
         if not answerable.any():
             raise ValueError(f"{name}: no query has a relevant item in the gallery")
-        rank = ranks.rank[answerable]
         chance = ranking.chance_level(ranks.relevant[answerable], ranks.candidates[answerable], AT)
-        statistics: dict[str, bootstrap.Statistic] = {
-            f"R@{k}": bootstrap.Share(rank <= k) for k in AT
-        }
-        statistics["median_rank"] = bootstrap.median(rank)
-        statistics["MRR"] = bootstrap.mean(1 / rank)
         by_chance = {f"R@{k}": chance.recall[k] for k in AT}
         by_chance |= {"median_rank": chance.median_rank, "MRR": chance.reciprocal_rank}
+        statistics = _statistics(ranks.rank[answerable])
+        if judged is not None:
+            after = ranking.first_relevant_ranks(
+                queries.x, gallery.x, queries.groups, gallery.groups, judged=judged
+            )
+            again = _statistics(after.rank[answerable])
+            statistics |= {f"{metric}{RERANKED}": value for metric, value in again.items()}
         estimates = bootstrap.estimate(statistics, queries.groups[answerable], seed=self.seed)
         for metric, found in estimates.items():
-            yield Score(f"{name}_{metric}", found.value, len(rank), found.ci95, by_chance[metric])
+            at_random = by_chance[metric.removesuffix(RERANKED)]
+            n = int(answerable.sum())
+            yield Score(f"{name}_{metric}", found.value, n, found.ci95, at_random)
 
     @property
     def _same_kind(self) -> bool:
@@ -205,6 +273,27 @@ class Retrieval(Evaluator):
     @property
     def _overlapping_kinds(self) -> bool:
         return bool(set(self.config.query.names) & set(self.config.gallery.names))
+
+
+@dataclass(frozen=True)
+class JudgedReading(OwnPass):
+    """What a retrieval task with ``rerank`` needs: see `Retrieval.judge`."""
+
+    of: Retrieval | None = None
+
+    def __str__(self) -> str:
+        return f"{self.source}, pairs of it"
+
+    def run(self, predictor: Any, data: Mapping[str, Any]) -> tuple[Any, ...]:
+        assert self.of is not None
+        return self.of.judge(predictor, data)
+
+
+def _statistics(rank: NDArray[np.float64]) -> dict[str, bootstrap.Statistic]:
+    statistics: dict[str, bootstrap.Statistic] = {f"R@{k}": bootstrap.Share(rank <= k) for k in AT}
+    statistics["median_rank"] = bootstrap.median(rank)
+    statistics["MRR"] = bootstrap.mean(1 / rank)
+    return statistics
 
 
 def _thin(rows: Rows, side: Side) -> Rows:
