@@ -18,7 +18,7 @@ import numpy as np
 
 from mmfm.config import ConfigError
 from mmfm.data.reader import SampleReader
-from mmfm.entities import OUTSIDE
+from mmfm.entities import OUTSIDE, repaired
 from mmfm.entities import entities as entities_of
 from mmfm.types import IGNORE_INDEX
 from mmfm_eval.metrics import bootstrap, classification, entities
@@ -108,7 +108,11 @@ class TokenClassification(Evaluator):
                 **confusion,
             }
         tags, told = self._tags(judged.target), self._tags(judged.predicted["tags"])
-        return {"per_entity": entities.table(entities.count(tags, told))}
+        return {
+            "per_entity": entities.table(entities.count(tags, told)),
+            # Tags that go on with what hadn't begun: entities begin there.
+            "begun_inside": {"told": sum(map(repaired, told)), "right": sum(map(repaired, tags))},
+        }
 
     def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
         """The texts with most entities, or tokens, that are wrong, missing or made up."""
