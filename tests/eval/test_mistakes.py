@@ -11,8 +11,9 @@ from sklearn.metrics import classification_report, confusion_matrix
 
 from mmfm.types import IGNORE_INDEX
 from mmfm_eval.metrics import classification
+from mmfm_eval.mistakes import Mistake, worst
 from mmfm_eval.readings import HeadOutputs, Reading
-from mmfm_eval.tasks.base import Evaluator, Findings, Mistake, Score, worst
+from mmfm_eval.tasks.base import Evaluator, Findings, Score
 from mmfm_eval.tasks.caption import Config as Caption
 from mmfm_eval.tasks.caption import Found
 from mmfm_eval.tasks.classification import Config as Classification

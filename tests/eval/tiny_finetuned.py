@@ -18,7 +18,8 @@ import soundfile
 import yaml
 from PIL import Image
 
-from mmfm_eval.tasks.base import Findings, Mistake, Score
+from mmfm_eval.mistakes import Mistake
+from mmfm_eval.tasks.base import Findings, Score
 
 EVIL = "<script>alert('x')</script>"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mmfm import distributed
 from mmfm.config import ConfigError
+from mmfm_eval.mistakes import Mistake
 from mmfm_eval.readings import Encoded, Ints, Predictor, Reading, encode_readings
 
 T = TypeVar("T")
@@ -47,43 +48,12 @@ class Score(NamedTuple):
     baseline_name: str | None = None
 
 
-Span = tuple[str, int, int]
-"""(type, place of the first token, place behind the last)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """What a model got wrong: of the sample `id` in `source`, in words what is right and what it
-    said. `wrong`: how wrong that is, by which mistakes of one task are sorted.
-
-    `spans`: "right" and "said" ▶ the marked tokens of the sample's text. `beside`: what it is ▶ the
-    id of another sample to look at, in `beside_source`.
-    """
-
-    source: str
-    id: str
-    right: str
-    said: str
-    wrong: float
-    spans: Mapping[str, list[Span]] = field(default_factory=dict)
-    beside: Mapping[str, str] = field(default_factory=dict)
-    beside_source: str | None = None
-
-
 class Findings(NamedTuple):
     """All that a task says of a model."""
 
     scores: list[Score]
     details: dict[str, Any]
     mistakes: list[Mistake]
-
-
-def worst(wrong: NDArray[Any], most: int) -> list[int]:
-    """The places of the largest of `wrong` [n] that are above 0, at most so many, the largest
-    first.
-    """
-    order = np.argsort(-wrong, kind="stable")[:most]
-    return [int(i) for i in order if wrong[i] > 0]
 
 
 def with_baseline(scores: Iterable[Score], reached: Iterable[Score], name: str) -> list[Score]:

@@ -25,8 +25,9 @@ from mmfm.data.transforms.base import BadSample
 from mmfm.predictor.captions import Writing, captioner, write_captions
 from mmfm_eval.metrics import bootstrap, captions
 from mmfm_eval.metrics.captions import Words
+from mmfm_eval.mistakes import Mistake, worst
 from mmfm_eval.readings import OwnPass, Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Mistake, Score, on_main, worst
+from mmfm_eval.tasks.base import Evaluator, Score, on_main
 
 SHUFFLES = 10
 SHOWN = 10

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from mmfm.config import ConfigError
 from mmfm_eval.metrics import bootstrap, classification
+from mmfm_eval.mistakes import Mistake, worst
 from mmfm_eval.readings import HeadOutputs, Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Mistake, Score, worst
+from mmfm_eval.tasks.base import Evaluator, Score
 
 
 @dataclass(kw_only=True)

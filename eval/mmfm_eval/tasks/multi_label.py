@@ -18,8 +18,9 @@ import numpy as np
 
 from mmfm.config import ConfigError
 from mmfm_eval.metrics import bootstrap, classification, multi_label
+from mmfm_eval.mistakes import Mistake, worst
 from mmfm_eval.readings import Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Mistake, Score, worst
+from mmfm_eval.tasks.base import Evaluator, Score
 from mmfm_eval.tasks.head import HeadReading
 
 

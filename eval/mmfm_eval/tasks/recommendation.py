@@ -24,8 +24,9 @@ from mmfm.config import ConfigError
 from mmfm.next_item import Ranked, mid_ranks
 from mmfm_eval.metrics import bootstrap, top_k
 from mmfm_eval.metrics.recommenders import RECOMMENDERS, Recommender
+from mmfm_eval.mistakes import Mistake, worst
 from mmfm_eval.readings import Ints, Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Mistake, Score, worst
+from mmfm_eval.tasks.base import Evaluator, Score
 
 PLACES = {"test": 1, "val": 2}
 BLOCK = 256

@@ -26,19 +26,12 @@ from numpy.typing import NDArray
 from mmfm.config import ConfigError
 from mmfm_eval.metrics import bootstrap, ranking
 from mmfm_eval.metrics.neighbours import unit_rows
+from mmfm_eval.mistakes import Mistake
 from mmfm_eval.readings import OwnPass, Predictor, Reading
 from mmfm_eval.tasks import _reranking as reranking
+from mmfm_eval.tasks._missed import missed
 from mmfm_eval.tasks._reranking import Judged, TokenStore, matching_of
-from mmfm_eval.tasks.base import (
-    Evaluator,
-    Mistake,
-    Rows,
-    Score,
-    on_main,
-    rows_of,
-    same_row,
-    worst,
-)
+from mmfm_eval.tasks.base import Evaluator, Rows, Score, on_main, rows_of, same_row
 
 AT = (1, 5, 10)
 RERANKED = "_reranked"
@@ -213,35 +206,9 @@ class Retrieval(Evaluator):
         if self._judged is not None:
             encoded = encoded[self._judged][0]
         queries, gallery = self._sides(encoded)
-        excluded = same_row(queries, gallery) if self._same_kind else np.full(len(queries), -1)
-        ranks = ranking.first_relevant_ranks(
-            queries.x, gallery.x, queries.groups, gallery.groups, excluded
-        )
-        found = []
-        for i in worst(np.nan_to_num(ranks.rank, nan=1.0) - 1, most):
-            near = gallery.x @ queries.x[i]
-            if excluded[i] >= 0:
-                near[excluded[i]] = -np.inf
-            relevant = gallery.groups == queries.groups[i]
-            first, right = int(near.argmax()), int(np.where(relevant, near, -np.inf).argmax())
-            beside = {"came first": gallery.ids[first], "is right": gallery.ids[right]}
-            if (self.config.gallery.source, gallery.ids[right]) == (
-                self.config.query.source,
-                queries.ids[i],
-            ):
-                del beside["is right"]
-            found.append(
-                Mistake(
-                    source=self.config.query.source,
-                    id=queries.ids[i],
-                    right="first",
-                    said=f"rank {ranks.rank[i]:,.0f} of {ranks.candidates[i]:,}",
-                    wrong=float(ranks.rank[i] - 1),
-                    beside=beside,
-                    beside_source=self.config.gallery.source,
-                )
-            )
-        return found
+        excluded = same_row(queries, gallery) if self._same_kind else None
+        sources = (self.config.query.source, self.config.gallery.source)
+        return missed(queries, gallery, excluded, sources, most)
 
     @property
     def _symmetric(self) -> bool:

@@ -22,8 +22,9 @@ from mmfm.entities import OUTSIDE, repaired
 from mmfm.entities import entities as entities_of
 from mmfm.types import IGNORE_INDEX
 from mmfm_eval.metrics import bootstrap, classification, entities
+from mmfm_eval.mistakes import Mistake, Span, worst
 from mmfm_eval.readings import Ints, OwnPass, Predictor, Reading
-from mmfm_eval.tasks.base import Evaluator, Mistake, Score, Span, worst
+from mmfm_eval.tasks.base import Evaluator, Score
 from mmfm_eval.tasks.head import HeadReading
 
 
