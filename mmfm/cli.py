@@ -18,6 +18,7 @@ ABOUT = {
     "data": "make shards of raw data, and look into them",
     "pretrain": "pretrain a model on shards",
     "finetune": "fine-tune a model on a task with a head",
+    "tune": "search for the settings of a recipe",
     "eval": "judge a checkpoint by a suite of tasks",
     "report": "write one page about several runs",
 }

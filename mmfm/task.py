@@ -24,7 +24,7 @@ from mmfm.masking import derive_seed, draw_mask, mix_ints, salt
 from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
-from mmfm.teaching import TeacherConfig, kind_of, teacher_objectives
+from mmfm.teaching import TeacherConfig, teacher_objectives
 from mmfm.types import Batch, Features, LossTerms, Read, View
 
 OF_ROWS = ("mask", "tokens", "tokens_mask", "pooled")
@@ -328,8 +328,7 @@ class FinetuneTask(Task):
         objectives |= head.beside()
         if config.teacher is not None:
             try:
-                kind = kind_of(config.head)
-                objectives |= teacher_objectives(config.teacher, model, head, kind)
+                objectives |= teacher_objectives(config.teacher, model, head)
             except ValueError as error:
                 raise ConfigError(f"teacher: {error}") from None
         return cls(model, objectives)

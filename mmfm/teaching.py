@@ -9,9 +9,9 @@ without a label. The teacher is needed to train and to resume, not to use what w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,14 @@ from torch import Tensor, nn
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import Component, component
 from mmfm.heads.base import Head
+from mmfm.heads.classification import ClassificationHead, MultiLabelHead
+from mmfm.heads.regression import RegressionHead
+from mmfm.heads.token_classification import TokenClassificationHead
 from mmfm.model import Model
 from mmfm.objectives._distillation.feature import FeatureDistillation
 from mmfm.objectives._distillation.teacher import Teacher
 from mmfm.objectives.base import Objective, ReadFeatures, zero_term
-from mmfm.types import Batch, Label, LabelKind, LossTerms, Read
+from mmfm.types import Batch, Label, LossTerms, Read
 from mmfm.weights import load_named
 
 HEAD = "objectives.head.head."
@@ -54,7 +57,7 @@ class TeacherConfig:
 
 
 def teacher_objectives(
-    config: TeacherConfig, model: Model, head: Head, kind: LabelKind
+    config: TeacherConfig, model: Model, head: Head
 ) -> dict[str, tuple[Objective, float]]:
     """By name the objectives that learn from the teacher, with their weights.
 
@@ -62,12 +65,11 @@ def teacher_objectives(
         ValueError: for a teacher that can't be opened, reads something else, or learnt other
             labels.
     """
-    if head.label is None:
-        raise ValueError("this head learns no label, so there are no answers to take over")
+    answers_of(head)
     teacher = HeadTeacher(config.path, model, head)
     objectives: dict[str, tuple[Objective, float]] = {}
     if config.weight:
-        taught = AnswerDistillation(teacher, head, kind, config.temperature)
+        taught = AnswerDistillation(teacher, config.temperature)
         objectives[TEACHER] = (taught, config.weight)
     if config.hidden:
         for modality in teacher.hidden:
@@ -87,7 +89,6 @@ class HeadTeacher(Teacher):
     """
 
     def __init__(self, path: str, student: Model, head: Head) -> None:
-        names = list(getattr(head, "label_names", ()))
         read = {m for r in head.reads for m in r.modalities}
         self.hidden = [m for m in student.encoders if m in read and not student.encoder(m).frozen]
         found = Checkpoint.open(path)
@@ -95,11 +96,8 @@ class HeadTeacher(Teacher):
         if settings is None:
             raise ValueError(f"teacher {path} has no head: it was pretrained, not fine-tuned")
         label = Label(*told) if told else Label("")
-        if label.field != head.label or set(label.names) != set(names):
-            raise ValueError(
-                f"teacher {path} learnt {len(label.names)} names of {label.field!r}, the head "
-                f"learns {len(names)} of {head.label!r}: they must be the same"
-            )
+        if label.field != head.label:
+            raise ValueError(f"teacher {path} learnt {label.field!r}, the head {head.label!r}")
         shared = tuple(Read("clean", (m,)) for m in self.hidden)
         super().__init__(path, (*head.reads, *shared), student)
         with torch.random.fork_rng(devices=[]):
@@ -110,7 +108,10 @@ class HeadTeacher(Teacher):
         self.head.eval().requires_grad_(False)
         if {m for r in self.head.reads for m in r.modalities} != read:
             raise ValueError(f"teacher {path}: its head reads other modalities than this one")
-        self.columns = [list(label.names).index(name) for name in names]
+        self.answers = answers_of(head)
+        if self.answers != answers_of(self.head):
+            raise ValueError(f"teacher {path}: its head gives other answers than this one")
+        self.pupil = head
         self.wanted = tuple(dict.fromkeys((*self.head.reads, *shared)))
         self._last: tuple[Batch, ReadFeatures] | None = None
 
@@ -122,14 +123,42 @@ class HeadTeacher(Teacher):
 
     @torch.no_grad()
     def outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Those of its head, the columns of the logits in the order of the student's labels."""
+        """Those of its head, the logits in the order of the student's labels, or in its units."""
         found = self.features(batch, self.head.reads)
         first = next(self.model.parameters())
         self.head.to(first.device, first.dtype)
         outputs: dict[str, Tensor] = self.head(found, batch)
-        if self.columns and "logits" in outputs:
-            outputs["logits"] = outputs["logits"][..., self.columns]
-        return outputs
+        pupil, head, logits = self.pupil, self.head, outputs["logits"]
+        if isinstance(pupil, ClassificationHead | TokenClassificationHead):
+            assert isinstance(head, ClassificationHead | TokenClassificationHead)
+            columns = [head.label_names.index(name) for name in pupil.label_names]
+            return {**outputs, "logits": logits[..., columns]}
+        assert isinstance(pupil, RegressionHead)
+        assert isinstance(head, RegressionHead)
+        if pupil.kind == "ordinal":
+            return outputs
+        value = logits * head.deviation + head.mean
+        return {**outputs, "logits": (value - pupil.mean) / pupil.deviation}
+
+
+class Answers(NamedTuple):
+    """What the logits [n,C] of a head are: one of C "classes", a yes or no for each ("set"), or a
+    "number"; and what they are of, in any order or in this one.
+    """
+
+    are: Literal["classes", "set", "number"]
+    names: frozenset[str] = frozenset()
+    order: tuple[str, ...] = ()
+
+
+def answers_of(head: Head) -> Answers:
+    """ValueError for a head whose outputs are no logits."""
+    if isinstance(head, RegressionHead):
+        return Answers("set" if head.kind == "ordinal" else "number", order=tuple(head.order or ()))
+    if isinstance(head, ClassificationHead | TokenClassificationHead):
+        several = isinstance(head, MultiLabelHead)
+        return Answers("set" if several else "classes", frozenset(head.label_names))
+    raise ValueError("this kind of head learns no label, so there are no answers to take over")
 
 
 class AnswerDistillation(Objective):
@@ -137,17 +166,14 @@ class AnswerDistillation(Objective):
     samples, or the tokens that have a tag of their own.
     """
 
-    def __init__(
-        self, teacher: HeadTeacher, head: Head, kind: LabelKind, temperature: float
-    ) -> None:
+    def __init__(self, teacher: HeadTeacher, temperature: float) -> None:
         super().__init__()
-        self.teacher, self.kind, self.temperature = teacher, kind, temperature
-        self.reads = head.reads
-        self.raw = tuple(dict.fromkeys(m for read in head.reads for m in read.modalities))
-        self._head = [head]  # a part of the task already; in a list, it is not registered twice
+        self.teacher, self.temperature = teacher, temperature
+        self.reads = teacher.pupil.reads
+        self.raw = tuple(dict.fromkeys(m for read in self.reads for m in read.modalities))
 
     def counts(self, batch: Batch, masks: dict[str, Tensor]) -> dict[str, Tensor]:
-        if self.kind == "tags":
+        if isinstance(self.teacher.pupil, TokenClassificationHead):
             begins = batch["text_words"] >= 0 if "text" in batch["rows"] else batch["group"][:0]
             return {"answers": begins.sum().double()}
         present = torch.zeros_like(batch["group"], dtype=torch.bool)
@@ -159,32 +185,23 @@ class AnswerDistillation(Objective):
     def forward(self, features: ReadFeatures, batch: Batch) -> LossTerms:
         if not any(m in batch["rows"] for m in self.raw):
             return {"answers": zero_term(batch["group"])}
-        ours, theirs = self._head[0](features, batch), self.teacher.outputs(batch)
-        error = answer_error(ours, theirs, self.kind, self.temperature)
+        ours = self.teacher.pupil(features, batch)["logits"]
+        theirs = self.teacher.outputs(batch)["logits"]
+        error = answer_error(ours, theirs, self.teacher.answers.are, self.temperature)
         return {"answers": (error.sum(), torch.tensor(len(error), device=error.device))}
 
 
-def answer_error(
-    student: Mapping[str, Tensor],
-    teacher: Mapping[str, Tensor],
-    kind: LabelKind,
-    temperature: float,
-) -> Tensor:
-    """[n]: the Kullback-Leibler divergence of the student's from the teacher's distribution at the
+def answer_error(student_NC: Tensor, teacher_NC: Tensor, are: str, temperature: float) -> Tensor:
+    """[N]: the Kullback-Leibler divergence of the student's from the teacher's distribution at the
     temperature T, times T² so that gradients keep their size; of a set of labels the mean over
-    their distributions, of numbers the squared difference.
-
-    Both have ``logits`` [n,C], or for numbers ``value`` [n,…].
+    their distributions, of numbers the squared difference. See `Answers` for what they `are`.
     """
-    key = "value" if kind == "number" else "logits"
-    if key not in student or key not in teacher:
-        raise ValueError(f"teacher: the head gives no {key}, so there is nothing to compare")
-    ours, theirs = student[key].float(), teacher[key].float()
-    assert ours.shape == theirs.shape, "both read the same samples"
-    if kind == "number":
-        return F.mse_loss(ours, theirs, reduction="none").flatten(1).mean(1)
+    assert student_NC.shape == teacher_NC.shape, "both read the same samples"
+    ours, theirs = student_NC.float(), teacher_NC.float()
+    if are == "number":
+        return F.mse_loss(ours, theirs, reduction="none").mean(1)
     ours, theirs = ours / temperature, theirs / temperature
-    if kind == "set":
+    if are == "set":
         # log p and log (1 - p) of each label
         one, other = (torch.stack([F.logsigmoid(x), F.logsigmoid(-x)], -1) for x in (ours, theirs))
         divergence = F.kl_div(one, other, reduction="none", log_target=True).sum(-1).mean(-1)
@@ -208,9 +225,3 @@ def taught_names(model: Model) -> list[str]:
 
 def _hidden(modality: str) -> str:
     return f"{TEACHER}_{modality}"
-
-
-def kind_of(head_config: Any) -> LabelKind:
-    """What kind of label the settings of a head want."""
-    kind: LabelKind = getattr(head_config, "label_kind", "class")
-    return kind

@@ -16,7 +16,8 @@ def load_task(task: nn.Module, checkpoint: Checkpoint) -> None:
 def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Copy the weights of the checkpoint's model, without its objectives or head, into `model`.
 
-    What the checkpoint has of LoRA is added to its weights; that of `model` stays as it is.
+    What the checkpoint has of LoRA is added to its weights; that of `model` stays as it is. An
+    encoder that is made of some layers of the checkpoint's takes those.
     """
     prefix = "model."
     found = checkpoint.tensors("model", prefix)
@@ -26,6 +27,11 @@ def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
     lora = checkpoint.config.get("lora")
     if lora:
         plain = merged(plain, lora["alpha"] / lora["rank"])
+    for name, part in model.named_modules():
+        if hasattr(part, "pick"):
+            inside = {k: plain.pop(k) for k in list(plain) if k.startswith(f"{name}.")}
+            of_part = part.pick({k[len(name) + 1 :]: v for k, v in inside.items()})
+            plain |= {f"{name}.{k}": v for k, v in of_part.items()}
     load_named(model, in_names_of(model, plain), str(checkpoint.path))
 
 

@@ -12,8 +12,11 @@ import yaml
 from mmfm.config import Component, component, from_dict
 from mmfm.lora import LoraConfig
 from mmfm.train.optim import OptimConfig
-from mmfm.train.recipe import PretrainConfig
+from mmfm.train.recipe import EvalConfig, EvalSource, FinetuneConfig, PretrainConfig, merge
+from mmfm.train.trainer import TrainConfig
+from mmfm.tune.space import read_search
 from mmfm_eval.suite import SuiteConfig
+from tests import tiny_heads
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -98,6 +101,23 @@ def test_the_settings_of_the_training_page_are_valid() -> None:
     assert len(optims) == 3
     for optim in optims:
         from_dict(OptimConfig, optim["optim"])
+
+
+def test_the_settings_of_the_tuning_page_are_valid(tmp_path: Path) -> None:
+    train, sources, test, search = recipes("tuning.md")
+    from_dict(TrainConfig, train["train"])
+    assert len({str(from_dict(EvalSource, source)) for source in sources.values()}) == 4
+    assert from_dict(EvalConfig, test["test"]).tasks
+    evaluated = {"tasks": {"shape": tiny_heads.COLOUR}}
+    path = tiny_heads.recipe(tmp_path, tmp_path, eval=evaluated, **search)
+    assert len(read_search(path).space) == 4
+
+
+def test_the_recipes_of_the_refit_page_are_valid() -> None:
+    whole = {"encoders": {"text": {"type": "hf_model", "name": "x"}}}
+    for recipe in recipes("refit-and-distil.md"):
+        model = merge(whole, recipe.pop("model", {}))
+        from_dict(FinetuneConfig, {**recipe, "model": model})
 
 
 def test_the_suite_of_the_evaluation_page_is_valid() -> None:

@@ -16,10 +16,12 @@ from mmfm import checkpoint
 from mmfm.config import ConfigError, from_dict
 from mmfm.objectives._distillation.feature import feature_error
 from mmfm.predictor import build
-from mmfm.task import FinetuneTask, FinetuneTaskConfig
+from mmfm.task import FinetuneTask, FinetuneTaskConfig, without
 from mmfm.teaching import answer_error
 from mmfm.types import Batch
 from tests import tiny
+from tests.heads.test_token_classification import NAMES as TAGS
+from tests.heads.test_token_classification import batch_of
 from tests.objectives import teachers
 
 NAMES = ["circle", "square", "star"]
@@ -130,16 +132,79 @@ def test_losses_and_gradients_equal_those_written_down(
     assert found["objectives.head.head.classifier.weight"].abs().max() > 1e-3
 
 
+def test_tokens_with_a_tag_learn_from_those_of_a_teacher(tokenizer: str, tmp_path: Path) -> None:
+    head = {"type": "token_classification", "label": "tags", "overlap": 1}
+    path = write(tmp_path, recipe(tokenizer, 24, head), TAGS, "tags")
+    torch.manual_seed(0)
+    raw = recipe(tokenizer, head=head, teacher={"path": path, "weight": 1.0, "temperature": 1.0})
+    task = FinetuneTask.build(from_dict(FinetuneTaskConfig, raw), TAGS).eval()
+    torch.nn.init.normal_(task.head.classifier.weight)
+    batch = batch_of(task)
+    losses, counts = task(batch).losses, task.counts(batch)
+    theirs = mmfm.load(path, device="cpu").task
+    pair = [t(batch, predict=True).predictions["logits"] for t in (task, theirs)]
+    assert pair[0].shape == pair[1].shape
+    begins = (batch["text_words"] >= 0).sum()
+    assert losses["teacher/answers"][1] == counts["teacher/answers"] == begins == len(pair[0])
+    want = divergence(*pair, 1.0)
+    torch.testing.assert_close(losses["teacher/answers"][0].double(), want, rtol=1e-5, atol=0)
+    batch = without(batch, ["text"])  # a micro-batch of other samples
+    assert task.counts(batch)["teacher/answers"] == 0
+    assert task(batch).losses["teacher/answers"][1] == 0
+
+
 def test_numbers_and_sets_of_labels() -> None:
     ours, theirs = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    found = answer_error({"value": ours}, {"value": theirs}, "number", 2.0)
+    found = answer_error(ours, theirs, "number", 2.0)
     torch.testing.assert_close(found, (ours - theirs).square().mean(1).float())
-    found = answer_error({"logits": ours}, {"logits": theirs}, "set", 2.0)
+    found = answer_error(ours, theirs, "set", 2.0)
     p, q = ((x / 2).sigmoid() for x in (theirs, ours))
     want = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
     torch.testing.assert_close(found, 4 * want.mean(1).float())
-    with pytest.raises(ValueError, match="gives no value"):
-        answer_error({"logits": ours}, {"logits": theirs}, "number", 2.0)
+
+
+REGRESSION = {"type": "regression", "label": "size", "modalities": ["image", "text"]}
+
+
+def test_numbers_are_compared_in_the_units_of_the_student(tokenizer: str, tmp_path: Path) -> None:
+    """The teacher learnt numbers of another mean and deviation."""
+    head = {**REGRESSION, "mean": 5.0, "deviation": 3.0}
+    path = write(tmp_path, recipe(tokenizer, 24, head), [], "number")
+    raw = recipe(tokenizer, head={**REGRESSION, "mean": 1.0, "deviation": 2.0})
+    torch.manual_seed(0)
+    config = from_dict(FinetuneTaskConfig, {**raw, "teacher": {"path": path}})
+    task = FinetuneTask.build(config, []).eval()
+    labels = torch.full((tiny.GLOBAL_BATCH,), torch.nan)
+    batch = task.prepare({**make_batch(), "labels": labels})
+    total, count = task(batch).losses["teacher/answers"]
+    theirs = mmfm.load(path, device="cpu").task
+    values = [t.head.predict(t(batch, predict=True).predictions)["value"] for t in (task, theirs)]
+    assert count == len(values[0]) == task.counts(batch)["teacher/answers"]
+    want = ((values[0] - values[1]) / 2).square().sum()
+    torch.testing.assert_close(total, want, rtol=1e-5, atol=1e-6)
+
+
+def test_levels_and_sets_are_yes_or_no_each(tokenizer: str, tmp_path: Path) -> None:
+    levels = {**REGRESSION, "label": "shape", "order": NAMES, "loss": "ordinal"}
+    several = {**HEAD, "multi_label": True}
+    for place, (head, kind) in enumerate(((levels, "class"), (several, "set"))):
+        path = write(tmp_path / str(place), recipe(tokenizer, 24, head), NAMES, kind)
+        torch.manual_seed(0)
+        raw = recipe(tokenizer, head=head, teacher={"path": path, "temperature": 1.0})
+        task = FinetuneTask.build(from_dict(FinetuneTaskConfig, raw), NAMES).eval()
+        batch = task.prepare(tiny.make_batch(0))
+        shape = (tiny.GLOBAL_BATCH, 3) if kind == "set" else (tiny.GLOBAL_BATCH,)
+        batch["labels"] = torch.full(shape, -100)
+        total, _ = task(batch).losses["teacher/answers"]
+        theirs = mmfm.load(path, device="cpu").task
+        pair = [t(batch, predict=True).predictions["logits"] for t in (task, theirs)]
+        want = answer_error(*pair, "set", 1.0)
+        torch.testing.assert_close(total, want.sum())
+        assert total > 0.1
+    order = {**levels, "order": NAMES[::-1]}
+    raw = recipe(tokenizer, head=order, teacher={"path": str(tmp_path / "0")})
+    with pytest.raises(ConfigError, match="its head gives other answers than this one"):
+        FinetuneTask.build(from_dict(FinetuneTaskConfig, raw), NAMES)
 
 
 def test_the_teacher_runs_once_and_is_no_part_of_the_task(tokenizer: str, teacher: str) -> None:
@@ -224,8 +289,10 @@ def test_teachers_that_do_not_fit(tokenizer: str, teacher: str, tmp_path: Path) 
     pretrained = teachers.write(tmp_path / "pretrained", teachers.settings(tokenizer))
     refused("has no head: it was pretrained", pretrained)
     other = write(tmp_path / "other", recipe(tokenizer), ["circle", "square", "ring"])
-    refused("learnt 3 names of 'shape', the head learns 3 of 'shape': they must", other)
+    refused("its head gives other answers than this one", other)
+    field = write(tmp_path / "field", recipe(tokenizer, head={**HEAD, "label": "colour"}))
+    refused("learnt 'colour', the head 'shape'", field)
     reads = write(tmp_path / "reads", recipe(tokenizer, head={**HEAD, "modalities": ["text"]}))
     refused("its head reads other modalities", reads)
     retrieval = {"type": "retrieval", "pairs": [["image", "text"]]}
-    refused("this head learns no label", teacher, head=retrieval)
+    refused("this kind of head learns no label", teacher, head=retrieval)

@@ -8,7 +8,7 @@ returns an `Encoder`.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,10 @@ class Encoder(nn.Module):
     def text_frame(self) -> tuple[list[int], list[int]]:
         """The ids that begin and that end all inputs; none where they are no words."""
         return [], []
+
+    def pick(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights of this encoder out of those of the `whole` one that it is a part of."""
+        return dict(whole)
 
     def text_of(self, ids: Sequence[int]) -> str:
         """The text that inputs `ids` are of, without what begins and ends it."""

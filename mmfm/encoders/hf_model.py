@@ -9,7 +9,7 @@ A folder holds config.json, model.safetensors, and tokenizer.json (text) or prep
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmfm.data.tokenizer import load_tokenizer
 from mmfm.encoders._corrupt import corrupt, special_ids
+from mmfm.encoders._keep_layers import layers_in, picked, stack_of, with_layers
 from mmfm.encoders.base import Encoder, EncoderConfig
 from mmfm.layers.lengths import by_length
 from mmfm.layers.pooling import mean_pool
@@ -28,9 +29,13 @@ UNUSED = ("pooler.", "masked_spec_embed")  # tensors that mmfm doesn't use, and 
 
 @dataclass(kw_only=True)
 class Config(EncoderConfig):
-    """`name`: a folder or a name on the hub; `max_length` (text) in tokens, special ones too."""
+    """`name`: a folder or a name on the hub; `max_length` (text) in tokens, special ones too.
+
+    `keep_layers`: the encoder is made of these layers of it, counted from 0.
+    """
 
     name: str
+    keep_layers: list[int] | None = None
     max_length: int = 64
     max_seconds: float = 10.0
 
@@ -38,10 +43,16 @@ class Config(EncoderConfig):
         super().__post_init__()
         if self.max_length < 1 or self.max_seconds <= 0:
             raise ValueError("max_length must be at least 1, and max_seconds above 0")
+        keep = self.keep_layers
+        if keep is not None and (not keep or keep != sorted(set(keep)) or keep[0] < 0):
+            raise ValueError(f"keep_layers = {keep}: name each layer once, from the first on")
 
     def build(self, assets: Path | None = None) -> Encoder:
         source = self.name if assets is None else str(assets)
         model = _load(source, weights=assets is None)
+        # Those of a checkpoint that was trained so are the kept ones already.
+        if self.keep_layers and len(self.keep_layers) != model.config.num_hidden_layers:
+            model = with_layers(model, self.keep_layers)
         one_stack = hasattr(model.config, "hidden_size") and not model.config.is_encoder_decoder
         if one_stack and model.main_input_name == "input_ids":
             return HfText(self, source, model).finish()
@@ -53,7 +64,21 @@ class Config(EncoderConfig):
         )
 
 
-class HfText(Encoder):
+class HfEncoder(Encoder):
+    """What is done with a `model` of transformers whatever its inputs are."""
+
+    model: Any
+
+    def pick(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        keep = self.settings["keep_layers"]
+        if not keep:
+            return dict(whole)
+        stack = f"model.{stack_of(self.model)}"
+        same = layers_in(whole, stack) == len(keep)
+        return dict(whole) if same else picked(whole, stack, keep)
+
+
+class HfText(HfEncoder):
     """[B,L] ids ▶ the last hidden states, and their mean over the valid tokens."""
 
     def __init__(self, config: Config, source: str, model: Any) -> None:
@@ -61,7 +86,7 @@ class HfText(Encoder):
         # Unused here, and a module that never runs has no gradient.
         if getattr(model, "pooler", None) is not None:
             model.pooler = None
-        self.model: Any = model
+        self.model = model
         self.tokenizer = load_tokenizer(source)
         self.width = model.config.hidden_size
         vocab_size, most = model.config.vocab_size, _longest(model)
@@ -113,7 +138,7 @@ class HfText(Encoder):
         self.tokenizer.save(folder)
 
 
-class HfWaveform(Encoder):
+class HfWaveform(HfEncoder):
     """[B,S] waveform ▶ the last hidden states, and their mean over the valid frames.
 
     Models with group norm in their feature extractor (wav2vec2-base) see the padding of a batch.
@@ -128,7 +153,7 @@ class HfWaveform(Encoder):
         # Both draw from numpy's and torch's global generators: a step could not be repeated.
         model.config.apply_spec_augment = False
         model.config.layerdrop = 0.0
-        self.model: Any = model
+        self.model = model
         self.extractor = AutoFeatureExtractor.from_pretrained(source)
         self.width = model.config.hidden_size
         rate = self.extractor.sampling_rate

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from mmfm import distributed
@@ -33,9 +33,10 @@ def main(
     argv: Sequence[str] | None,
     prepare: Callable[[str, Sequence[str]], Run],
     after: Callable[[Run], None] | None = None,
+    folds: Callable[[str, Sequence[str], int], Iterable[list[str]]] | None = None,
 ) -> int:
     """Set the run up, show its plan or train it; 2 with one line on standard error for a user's
-    error.
+    error. `folds`: the overrides of each of several runs, for a command with ``--folds``.
 
     All that can be checked is checked before a process group starts and before anything is written.
     """
@@ -45,21 +46,31 @@ def main(
         "overrides", nargs="*", metavar="key=value", help="settings that replace those of the file"
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, show the plan")
+    if folds is not None:
+        parser.add_argument("--folds", type=int, help="a run for each of so many folds of the data")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     try:
         args = parser.parse_intermixed_args(argv)
-        run = prepare(args.config, args.overrides)
-        found = resume_point(run.recipe)
-        text = plan(run, found)
-        if args.dry_run:
-            if _first_rank():
-                print(text)
-            return 0
-        start_process_group()
-        while (ending := train(run, found)) in ("thaws", "mines"):
-            run, found = _go_on(prepare(args.config, args.overrides))
-        if ending == "done" and after is not None and distributed.is_main():
-            after(run)
+        asked: int | None = getattr(args, "folds", None)
+        runs: Iterable[list[str]] = [[]]
+        if folds is not None and asked is not None:
+            runs = folds(args.config, args.overrides, asked)
+        for more in runs:
+            overrides = [*args.overrides, *more]
+            run = prepare(args.config, overrides)
+            found = resume_point(run.recipe)
+            text = plan(run, found)
+            if args.dry_run:
+                if _first_rank():
+                    print(text)
+                return 0
+            start_process_group()
+            while (ending := train(run, found)) in ("thaws", "mines"):
+                run, found = _go_on(prepare(args.config, overrides))
+            if ending != "done":
+                return 0
+            if after is not None and distributed.is_main():
+                after(run)
         return 0
     except (ValueError, OSError) as error:
         _let_first_rank_speak()

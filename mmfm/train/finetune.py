@@ -15,13 +15,13 @@ from mmfm.config import ConfigError
 from mmfm.heads.recommendation import HISTORY, ItemsConfig, RecommendationHead
 from mmfm.lora import described
 from mmfm.task import FinetuneTask
-from mmfm.teaching import kind_of
 from mmfm.train.command import main as run_command
+from mmfm.train.folds import each_fold
 from mmfm.train.inherit import inherit
 from mmfm.train.items import check_histories, encode_items, item_ids
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
-from mmfm.train.refit import HeadBefore, head_before, join_replay, take_head
+from mmfm.train.refit import HeadBefore, head_before, join_replay, label_kind, take_head
 from mmfm.train.run import Run
 from mmfm.train.targets import settle_head
 from mmfm.types import Label
@@ -31,7 +31,7 @@ from mmfm.weights import load_model
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     about = "Fine-tune a model with a head; shows the scores before and after."
-    return run_command("finetune", about, argv, prepare, after=show_before_and_after)
+    return run_command("finetune", about, argv, prepare, show_before_and_after, each_fold)
 
 
 def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
@@ -77,7 +77,7 @@ def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | Non
     field = getattr(recipe.head, "label", None)
     if field is None:
         return None
-    kind = kind_of(recipe.head)
+    kind = label_kind(recipe.head)
     if kind == "number":
         return Label(field, [], kind)
     names: set[str] = set()

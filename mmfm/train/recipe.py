@@ -137,7 +137,7 @@ def _check_start(optim: OptimConfig, init: str | None) -> None:
 
 
 def load_pretrain(path: str | Path, overrides: Sequence[str] = ()) -> PretrainConfig:
-    raw = read_yaml(path, overrides)
+    raw = _read(path, overrides)
     resolve_epochs(raw)
     return from_dict(PretrainConfig, raw)
 
@@ -146,7 +146,7 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
     """As for pretraining; the settings of the model and of `data.transforms` come from the
     checkpoint `init`, changed by those of the file.
     """
-    raw = read_yaml(path, overrides)
+    raw = _read(path, overrides)
     init, model = raw.get("init"), raw.get("model") or {}
     if init is not None:
         if not isinstance(init, str):
@@ -165,6 +165,12 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
         raise ConfigError("name a checkpoint as init, or describe a model")
     resolve_epochs(raw)
     return from_dict(FinetuneConfig, raw)
+
+
+def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """The recipe without what only `mmfm tune` reads: it runs as it stands."""
+    raw = read_yaml(path, overrides)
+    return {key: value for key, value in raw.items() if key not in ("search", "search_by")}
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,10 @@ from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import SourceConfig
 from mmfm.heads.base import Head
 from mmfm.heads.recommendation import ItemsConfig
+from mmfm.heads.regression import RegressionHead
 from mmfm.task import FinetuneTask
 from mmfm.train.recipe import FinetuneConfig
-from mmfm.types import Label
+from mmfm.types import Label, LabelKind
 from mmfm.weights import load_named
 
 HEAD = "objectives.head.head."
@@ -59,8 +60,10 @@ def head_before(recipe: FinetuneConfig, found: Checkpoint | None) -> HeadBefore 
     if isinstance(getattr(recipe.head, "items", None), ItemsConfig):
         return "its items are encoded anew"
     field = getattr(recipe.head, "label", None)
-    if field != (label.field if label else None):
-        return f"that of {found.path} learnt {label.field if label else 'no label'!r}"
+    wanted = None if field is None else (field, label_kind(recipe.head))
+    if wanted != (None if label is None else (label.field, label.kind)):
+        learnt = f"a {label.kind} of {label.field!r}" if label else "no label"
+        return f"that of {found.path} learnt {learnt}"
     weights = found.tensors("model", HEAD)
     weights = {name.removeprefix(HEAD): tensor for name, tensor in weights.items()}
     return HeadBefore(settings, label, weights, str(found.path))
@@ -82,6 +85,8 @@ def take_head(task: FinetuneTask, before: HeadBefore | str) -> str:
         load_named(old, before.weights, before.where)
         if old.reads != head.reads:
             raise ValueError("it reads other modalities")
+        if isinstance(old, RegressionHead) and isinstance(head, RegressionHead):
+            _check_levels(old, head)
         state = head.state_dict()
         for name, tensor in old.state_dict().items():
             state[name] = _grown(name, tensor, state.get(name))
@@ -95,6 +100,20 @@ def take_head(task: FinetuneTask, before: HeadBefore | str) -> str:
     new = names[len(before.names) :]
     told = f"; new behind its {len(before.names)} labels: {', '.join(new)}" if new else ""
     return f"goes on from that of {before.where}{told}"
+
+
+def _check_levels(old: RegressionHead, head: RegressionHead) -> None:
+    was, now = old.order or [], head.order or []
+    if now[: len(was)] != was:
+        raise ValueError(f"its levels {was} are not the first of {now}")
+    if (old.kind == "ordinal") != (head.kind == "ordinal"):
+        raise ValueError(f"its loss is {old.kind}, this one's {head.kind}")
+
+
+def label_kind(head_config: Any) -> LabelKind:
+    """What kind of label the settings of a head want."""
+    kind: LabelKind = getattr(head_config, "label_kind", "class")
+    return kind
 
 
 def _grown(name: str, old: Tensor, fresh: Tensor | None) -> Tensor:

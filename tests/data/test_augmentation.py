@@ -33,6 +33,8 @@ AUDIO_OPTIONS: list[dict[str, Any]] = [
     {"noise_snr_db": (5.0, 20.0)},
     {"random_crop": True},
     {"gain_db": 6.0},
+    {"time_masks": (2, 0.2)},
+    {"band_masks": (2, 0.2)},
 ]
 EACH_OPTION = [("image", o) for o in IMAGE_OPTIONS] + [("audio", o) for o in AUDIO_OPTIONS]
 
@@ -150,6 +152,8 @@ def test_noise_has_the_ratio_that_was_asked_for() -> None:
         ("image", {"blur_sigma": (2.0, 1.0)}, "blur_sigma"),
         ("audio", {"speed": 1.0}, "speed = 1.0"),
         ("audio", {"noise_snr_db": (20, 5)}, "noise_snr_db"),
+        ("audio", {"time_masks": (-1, 0.1)}, "time_masks"),
+        ("audio", {"band_masks": (1, 1.5)}, "band_masks"),
     ],
 )
 def test_wrong_settings_are_refused(modality: str, options: dict[str, Any], said: str) -> None:

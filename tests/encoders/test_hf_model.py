@@ -2,11 +2,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from transformers import (
+    AlbertConfig,
+    AlbertModel,
     BertConfig,
     BertForMaskedLM,
     BertModel,
     DistilBertConfig,
     DistilBertModel,
+    ModernBertConfig,
+    ModernBertModel,
     RobertaConfig,
     RobertaModel,
     T5Config,
@@ -231,3 +235,74 @@ def test_depths_of_text_and_waveform_models(bert, wav2vec2):
             inside = name.startswith(layer)
             assert depth == (int(name.removeprefix(layer)[0]) + 1 if inside else 0), name
         assert set(found.values()) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "modernbert", "wav2vec2"])
+def test_some_layers_make_a_smaller_encoder(kind, request, tmp_path):
+    keep = [1] if kind in ("bert", "wav2vec2") else [0, 2]
+    name = _three_layers(kind, tmp_path) if len(keep) > 1 else request.getfixturevalue(kind)
+    whole = _build(name)
+    inputs = torch.randn(2, 900) if kind == "wav2vec2" else _ids()
+    settings = config(type="hf_model", name=name, max_length=16, keep_layers=keep)
+    small = settings.build().eval()
+    assets = tmp_path / "assets"
+    assets.mkdir()
+    small.save_assets(assets)
+    stacks = {
+        "bert": "encoder.layer", "distilbert": "transformer.layer", "modernbert": "layers",
+        "wav2vec2": "encoder.layers",
+    }  # fmt: skip
+    parent, _, last = stacks[kind].rpartition(".")
+    layers = whole.model.get_submodule(stacks[kind])
+    setattr(whole.model.get_submodule(parent), last, torch.nn.ModuleList(layers[i] for i in keep))
+    if kind == "modernbert":  # it looks up there what kind of attention a layer has
+        whole.model.config.layer_types = [whole.model.config.layer_types[i] for i in keep]
+        assert small.model.config.layer_types == ["full_attention", "sliding_attention"]
+    for one, other in zip(small(inputs), whole(inputs), strict=True):
+        assert torch.equal(one, other)
+    # A checkpoint's assets are of the smaller one.
+    again = settings.build(assets=assets).eval()
+    again.load_state_dict(small.state_dict())
+    assert torch.equal(again(inputs)[0], small(inputs)[0])
+
+
+def _three_layers(kind, folder):
+    if kind == "distilbert":
+        return _save(DistilBertModel(DistilBertConfig(
+            vocab_size=300, dim=16, n_layers=3, n_heads=2, hidden_dim=32,
+            max_position_embeddings=20,
+        )), folder / kind)  # fmt: skip
+    return _save(ModernBertModel(ModernBertConfig(
+        **{**SMALL, "num_hidden_layers": 3}, local_attention=4, pad_token_id=0, bos_token_id=2,
+        eos_token_id=3, cls_token_id=2, sep_token_id=3,
+        layer_types=["full_attention", "full_attention", "sliding_attention"],
+    )), folder / kind)  # fmt: skip
+
+
+def test_weights_of_the_whole_one_are_picked(bert):
+    whole = _build(bert)
+    small = _build(bert, keep_layers=[1])
+    before = {n: t.clone() for n, t in small.state_dict().items()}
+    for parameter in small.parameters():
+        torch.nn.init.zeros_(parameter)
+    small.load_state_dict(small.pick(whole.state_dict()))
+    assert all(torch.equal(t, before[n]) for n, t in small.state_dict().items())
+    assert set(small.pick(before)) == set(before)
+    assert whole.pick(before).keys() == before.keys()
+
+
+@pytest.mark.parametrize(
+    ("keep", "message"),
+    [([], "name each layer once"), ([1, 0], "from the first on"), ([0, 0], "once"), ([-1], "once")],
+)
+def test_bad_layers_to_keep(bert, keep, message):
+    with pytest.raises(ValueError, match=message):
+        _build(bert, keep_layers=keep)
+
+
+def test_layers_that_are_not_there(bert, tmp_path):
+    with pytest.raises(ValueError, match=r"keep_layers = \[2\]: there are the layers 0 to 1"):
+        _build(bert, keep_layers=[2])
+    shared = AlbertConfig(**SMALL, embedding_size=8)
+    with pytest.raises(ValueError, match="a AlbertModel has no list of single layers"):
+        _build(_save(AlbertModel(shared), tmp_path / "albert"), keep_layers=[0])

@@ -1,5 +1,5 @@
 """Fine-tune the tiny model with LoRA, the last layers of an encoder, layers that begin to train one
-after the other, and L2-SP; part of the launch of exactness_worker.py, see test_adapt.py.
+after the other, L2-SP and a teacher; part of the launch of exactness_worker.py, see test_adapt.py.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from mmfm.train.trainer import TrainConfig, Trainer
 from mmfm.types import Batch
 from mmfm.weights import load_task
 from tests import tiny
+from tests.test_teaching import write
 
 STEPS, THAW = 4, 2
 CLASSES = ["circle", "square", "star"]
@@ -42,17 +43,27 @@ OPTIM = OptimConfig(
 STAGES = (0, 1, 2, 3)
 
 
+HEAD = {"type": "classification", "label": "shape", "modalities": ["image", "text", "audio"]}
+
+
+def teacher_of(tokenizer: str) -> Path:
+    """The folder beside the tokenizer that holds the fine-tuned teacher."""
+    return Path(tokenizer).parent / "fine-tuned"
+
+
+def write_teacher(tokenizer: str, model: dict[str, Any]) -> None:
+    """Its head's labels are in another order."""
+    write(teacher_of(tokenizer), {"model": model, "head": HEAD}, CLASSES[::-1])
+
+
 def make_task(tokenizer: str) -> FinetuneTask:
     """With weights of the size that training reaches, those of LoRA too."""
     torch.manual_seed(0)
     raw: dict[str, Any] = {
         "model": tiny.task_settings(tokenizer)["model"],
-        "head": {
-            "type": "classification",
-            "label": "shape",
-            "modalities": ["image", "text", "audio"],
-        },
+        "head": HEAD,
         "lora": {"rank": 2, "alpha": 3.0, "parts": ["text", "fusion"]},
+        "teacher": {"path": str(teacher_of(tokenizer)), "hidden": 0.3},
     }
     task = FinetuneTask.build(from_dict(FinetuneTaskConfig, raw), CLASSES)
     assert is_wrapped(task.model)
@@ -66,7 +77,9 @@ def make_task(tokenizer: str) -> FinetuneTask:
 
 def make_batch(step: int) -> Batch:
     batch = tiny.make_batch(step)
-    return {**batch, "labels": batch["group"] % len(CLASSES)}
+    labels = batch["group"] % len(CLASSES)
+    labels[::5] = -100  # these learn from the teacher only
+    return {**batch, "labels": labels}
 
 
 def run(stage: int, tokenizer: str, out: Path) -> None:

@@ -17,7 +17,7 @@ from mmfm.task import PretrainTask
 from tests import tiny
 from tests.launch import deepspeed
 from tests.objectives import teachers
-from tests.train import reference
+from tests.train import adapt_worker, reference
 from tests.train.exactness_worker import ADAMW, SGD, STEPS, STILL, Case, global_batch, task_of
 
 LIMIT = 1e-6
@@ -34,6 +34,7 @@ class Plain:
     def make(cls, folder: Path) -> Plain:
         tokenizer = tiny.make_tokenizer(folder / "tokenizer")
         recipe = teachers.settings(tokenizer, width=24)
+        adapt_worker.write_teacher(tokenizer, recipe["model"])
         return cls(tokenizer, teachers.write(folder / "teacher", recipe))
 
     @property

@@ -1,5 +1,5 @@
-"""LoRA, top layers, gradual unfreezing and L2-SP at every ZeRO stage on one and two ranks, over a
-restart of the engine, against plain PyTorch in double precision.
+"""LoRA, top layers, gradual unfreezing, L2-SP and a teacher at every ZeRO stage on one and two
+ranks, over a restart of the engine, against plain PyTorch in double precision.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def plain_run(tokenizer: str) -> tuple[list[dict[str, float]], dict[str, Tensor]
         total = {n: loss / count for n, (loss, count) in found.items()}
         losses.append({n: loss.item() for n, loss in total.items()})
         task.zero_grad()
-        torch.stack(list(total.values())).sum().backward()
+        weighted = [task.weights[n.split("/")[0]] * loss for n, loss in total.items()]
+        torch.stack([loss.double() for loss in weighted]).sum().backward()
         with torch.no_grad():
             for name, weight in weights.items():
                 begin = since(name)

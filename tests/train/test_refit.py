@@ -8,6 +8,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,12 @@ from mmfm import cli
 from mmfm.config import ConfigError
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
+from mmfm.task import FinetuneTask
 from mmfm.train.finetune import prepare
+from mmfm.train.refit import HeadBefore, take_head
 from mmfm.train.run import Run
+from mmfm.types import Label
+from tests import tiny
 from tests.tiny_runs import pretrain
 from tests.train.test_finetune import RETRIEVAL, RETRIEVAL_EVAL, finetune
 
@@ -137,7 +142,8 @@ def test_a_source_that_has_moved(first: Path, grown: Path, synthetic: Path, tmp_
     ("more", "reason"),
     [
         (("init_head=never",), "init_head is never"),
-        (("head.label=colour",), "learnt 'shape'"),
+        (("head.label=colour",), "learnt a class of 'shape'"),
+        (("head.multi_label=true",), "learnt a class of 'shape'"),
         ((RETRIEVAL, RETRIEVAL_EVAL), "is of type classification"),
     ],
 )
@@ -163,6 +169,38 @@ def test_one_that_reads_something_else_is_refused(first: Path, grown: Path, tmp_
     for modalities in ("[image, text]", "[image]"):
         with pytest.raises(ConfigError, match="other modalities; with init_head=never a new one"):
             prepared(grown, first, tmp_path / "run", f"head.modalities={modalities}")
+
+
+def levels(tokenizer: Path, order: list[str], loss: str) -> tuple[FinetuneTask, dict[str, Any]]:
+    """A task whose head learnt levels, with weights that have moved; and the head's settings."""
+    raw = tiny.task_settings(str(tokenizer))
+    del raw["objectives"]
+    head = {"type": "regression", "label": "wind", "order": order, "loss": loss, "mean": 1.0}
+    raw["head"] = {**head, "deviation": float(len(order))}
+    task = mmfm.build(raw, label_names=sorted(order))
+    assert isinstance(task, FinetuneTask)
+    torch.nn.init.normal_(task.head.classifier.weight)
+    return task, raw["head"]
+
+
+def test_levels_and_units_go_on(synthetic: Path) -> None:
+    calm = ["calm", "breezy"]
+    old, settings = levels(synthetic / "tokenizer", calm, "ordinal")
+    label = Label("wind", sorted(calm))
+    before = HeadBefore(settings, label, old.head.state_dict(), "runs/old")
+    more, _ = levels(synthetic / "tokenizer", [*calm, "stormy"], "ordinal")
+    fresh = more.head.classifier.weight.clone()
+    take_head(more, before)
+    assert torch.equal(more.head.classifier.weight[:1], old.head.classifier.weight)
+    assert torch.equal(more.head.classifier.weight[1:], fresh[1:])
+    assert more.head.deviation == 2.0
+    for order, loss, message in (
+        (["stormy", *calm], "ordinal", "its levels .* are not the first of"),
+        ([*calm, "stormy"], "mse", "its loss is ordinal, this one's mse"),
+    ):
+        other, _ = levels(synthetic / "tokenizer", order, loss)
+        with pytest.raises(ConfigError, match=f"{message}.*; with init_head=never"):
+            take_head(other, before)
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def bleu(texts: Sequence[Words], references: References) -> Statistic:
         with np.errstate(divide="ignore", invalid="ignore"):
             precision = np.exp(np.log(right / all_of_them).mean(1))
             brevity = np.exp(np.minimum(0.0, 1 - wanted / length))
-        return np.nan_to_num(precision * brevity, nan=0.0)
+        return np.asarray(np.nan_to_num(precision * brevity, nan=0.0), dtype=np.float64)
 
     return statistic
 

@@ -20,6 +20,7 @@ import soxr
 import torch
 from torch import Tensor
 
+from mmfm.data.augment_audio import Masks, spec_augment
 from mmfm.data.transforms.base import BadSample, Transform, from_spec, media_file
 
 ENDINGS = ("flac", "wav", "ogg", "mp3")
@@ -40,6 +41,10 @@ class Config:
     noise_snr_db: tuple[float, float] | None = None
     """White noise in training clips: how many decibels below the sound it lies, (low, high)."""
     gain_db: float = 0.0
+    time_masks: Masks = (0, 0.0)
+    """SpecAugment: how many stretches of time are masked, each up to this share of the clip."""
+    band_masks: Masks = (0, 0.0)
+    """How many bands of pitch are masked, each up to this share of the mel scale."""
     silence_db: float = -80.0
     """A clip whose peak lies below this (decibels of full scale) is a bad sample."""
     max_seconds: float = 600.0
@@ -52,6 +57,12 @@ class Config:
             raise ValueError(f"speed = {self.speed} is a share, from 0 to below 1")
         if self.noise_snr_db is not None and not self.noise_snr_db[0] <= self.noise_snr_db[1]:
             raise ValueError(f"noise_snr_db = {self.noise_snr_db} must be (low, high)")
+        for name in ("time_masks", "band_masks"):
+            number, widest = getattr(self, name)
+            if number < 0 or not 0 <= widest <= 1:
+                raise ValueError(
+                    f"{name} = [{number}, {widest}]: a number, and a share from 0 to 1"
+                )
 
     def build(self, spec: Mapping[str, Any]) -> AudioTransform:
         """The transform for an encoder with ``spec = {sample_rate, max_samples}``."""
@@ -73,7 +84,8 @@ class AudioTransform(Transform):
 
     def __post_init__(self) -> None:
         drawn = self.config.random_crop or self.config.gain_db > 0 or self.config.speed > 0
-        self.augments = drawn or self.config.noise_snr_db is not None
+        masks = self.config.time_masks[0] > 0 or self.config.band_masks[0] > 0
+        self.augments = drawn or masks or self.config.noise_snr_db is not None
 
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
         return [media_file(files, ENDINGS, "audio", self.config.max_bytes)]
@@ -115,6 +127,9 @@ class AudioTransform(Transform):
         if train and self.config.gain_db > 0:
             gain = rng.uniform(-self.config.gain_db, self.config.gain_db)
             wave = wave * np.float32(10 ** (gain / 20))
+        times, bands = self.config.time_masks, self.config.band_masks
+        if train and (times[0] or bands[0]):
+            wave = spec_augment(wave, self.sample_rate, times, bands, rng)
         return wave
 
     def collate(self, items: Sequence[Any]) -> dict[str, Tensor]:

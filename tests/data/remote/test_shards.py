@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mmfm.config import ConfigError, from_dict
+from mmfm.data import facts, subset
 from mmfm.data.index import index_path
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Order
@@ -83,6 +84,16 @@ def read_all(manifest: Manifest) -> list[tuple[str, str, dict[str, bytes]]]:
         for i in range(shard.samples)
     ]
     return [(s.sample_id, s.place, s.files) for s in samples]
+
+
+def test_a_part_of_a_set_at_a_url(folder: Path, server: ShardServer, monkeypatch) -> None:
+    local, there = Manifest.open(folder), Manifest.open(f"{server.url}/data", remote=REMOTE)
+    parts = []
+    for manifest in (local, there):
+        monkeypatch.setattr(facts, "_held", facts.Lru(1))
+        monkeypatch.setattr(subset, "_drawn", subset.Lru(1))
+        parts.append(subset.subset_of(manifest, subset.SubsetConfig(folds=3, label="colour")))
+    assert parts[0].digest() == parts[1].digest() != local.digest()
 
 
 @pytest.mark.parametrize("ending", ["", "/", "/manifest.json", "/manifest.json?token=x"])
