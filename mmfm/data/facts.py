@@ -59,6 +59,16 @@ def read_facts(manifest: Manifest) -> Facts:
     return _held.get(whole.digest(), lambda: _read(whole))
 
 
+def labels_of(manifest: Manifest, field: str) -> Iterator[tuple[str, ...]]:
+    """The labels `field` of the samples that `manifest` shows, shard by shard as they are read."""
+    for number in range(len(manifest.shards)):
+        shown = manifest.index(number).has_some().tolist()
+        for there, meta in zip(shown, _metadata(manifest.whole, number), strict=True):
+            labels = meta.get("labels")
+            if there and isinstance(labels, dict):
+                yield _values(labels.get(field))
+
+
 def visible(manifest: Manifest) -> NDArray[np.bool_]:
     """[n] of all samples that the shards hold: those that `manifest` shows."""
     has_some = [manifest.index(number).has_some() for number in range(len(manifest.shards))]

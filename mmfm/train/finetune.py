@@ -23,7 +23,7 @@ from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.refit import HeadBefore, head_before, join_replay, label_kind, take_head
 from mmfm.train.run import Run
-from mmfm.train.targets import settle_head
+from mmfm.train.targets import check_classes, settle_head
 from mmfm.types import Label
 from mmfm.weights import load_model
 
@@ -43,6 +43,7 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     join_replay(recipe, found)
     before = head_before(recipe, found)
     label = find_label(recipe, before.names if isinstance(before, HeadBefore) else ())
+    check_classes(recipe, label)
     settle_head(recipe, label)
     if recipe.freeze != "none":
         # In the recipe, so that the checkpoint says it too.

@@ -19,6 +19,7 @@ from mmfm.train.engine.pieces import averaged_weights
 from mmfm.train.evaluation import Evaluation
 from mmfm.train.health.activations import ActivationNorms
 from mmfm.train.health.alarms import Alarms
+from mmfm.train.health.full_texts import FullTexts
 from mmfm.train.health.nonfinite import NonFiniteError
 from mmfm.train.health.watchdog import Watchdog
 from mmfm.train.log import RunLog
@@ -58,6 +59,7 @@ class Steps:
         self.thaw = next_thaw(frozen_until(self.of.task, recipe.optim), self.trainer.step_index)
         self.mining = next_mining(self.of.task, self.trainer.step_index)
         self.alarms = Alarms(self.config.alarms, self.of.task)
+        self.full_texts = FullTexts(self.of.task.specs)
         self.clock = Clock(recipe.data.global_batch_size)
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         self.clock.peak_flops = peak_flops(device, dtype)
@@ -96,12 +98,15 @@ class Steps:
         for alarm in self.alarms.look(result.losses, result.scalars):
             self.log.event("alarm", step=step, alarm=alarm.kind, of=alarm.name)
             self.log.say(f"step {step}  alarm: {alarm.text}")
+        self.full_texts.add(micro_batches)
         if logs or saves:
             self._check_data()
         if logs:
             left = config.max_steps - step
             row = metrics_row(step, self.pipeline, result, micro_batches, self.clock, left)
             self.log.train({**row, **sizes})
+            for warning in self.full_texts.warnings():
+                self.log.say(f"step {step}  warning: {warning}")
         if evaluates:
             averaged = self.ema is not None and self.ema.evaluate
             with averaged_weights(self.trainer.engine) if averaged else nullcontext():

@@ -9,9 +9,28 @@ from collections.abc import Iterator
 import numpy as np
 
 from mmfm.config import ConfigError
-from mmfm.data.facts import read_facts, visible
+from mmfm.data.facts import labels_of, read_facts, visible
 from mmfm.train.recipe import FinetuneConfig
 from mmfm.types import Label
+
+
+def check_classes(recipe: FinetuneConfig, label: Label | None) -> None:
+    """ConfigError where the training data have no label, or all the same: nothing to tell apart.
+
+    Shards are read one after the other, until two classes were met; those at a URL are not.
+    """
+    if label is None or label.kind not in ("class", "set") or not label.names:
+        return
+    met: set[str] = set()
+    for _, manifest, _ in recipe.data.open_sources():
+        if manifest.remote is not None:
+            return
+        for values in labels_of(manifest, label.field):
+            met.update(values)
+            if len(met) > 1 or (met and label.kind == "set"):
+                return
+    told = f"but {met.pop()!r}: there is nothing to tell apart" if met else "at all"
+    raise ConfigError(f"head.label = {label.field!r}: no sample of data.sources has a label {told}")
 
 
 def settle_head(recipe: FinetuneConfig, label: Label | None) -> None:

@@ -145,6 +145,7 @@ def test_a_head_beside_the_dictionary_and_chance(sources: dict[str, Any]) -> Non
     assert f1.baseline == pytest.approx(2 * 2 / (2 + 3))  # it knows Ada and London, not Paris
     assert 0 < f1.chance < 0.5
     details = evaluator.details(evaluator.encode(found, sources))
+    assert details["begun_inside"] == {"told": 0, "right": 0}
     assert details["per_entity"][0] == {
         "class": "creature", "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1,
     }  # fmt: skip

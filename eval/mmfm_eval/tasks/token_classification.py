@@ -18,7 +18,7 @@ import numpy as np
 
 from mmfm.config import ConfigError
 from mmfm.data.reader import SampleReader
-from mmfm.entities import OUTSIDE
+from mmfm.entities import OUTSIDE, repaired
 from mmfm.types import IGNORE_INDEX
 from mmfm_eval.metrics import bootstrap, classification, entities
 from mmfm_eval.readings import Ints, OwnPass, Predictor, Reading
@@ -101,7 +101,11 @@ class TokenClassification(Evaluator):
             truth, predicted, _ = self._tokens(judged)
             return {"per_class": classification.per_class(truth, predicted, self._names)}
         tags, told = self._tags(judged.target), self._tags(judged.predicted["tags"])
-        return {"per_entity": entities.table(entities.count(tags, told))}
+        return {
+            "per_entity": entities.table(entities.count(tags, told)),
+            # Tags that go on with what hadn't begun: entities begin there.
+            "begun_inside": {"told": sum(map(repaired, told)), "right": sum(map(repaired, tags))},
+        }
 
     def _are_entities(self) -> bool:
         return all(n == OUTSIDE or n.startswith(("B-", "I-")) for n in self._names)

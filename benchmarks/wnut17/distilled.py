@@ -1,0 +1,98 @@
+"""A student of half its teacher's layers: how much of the score, at what size and speed?
+
+    python -m benchmarks.wnut17.distilled WNUT17 [--epochs 5] [--student-epochs 10] [--seeds 0 1 2]
+
+For each seed the fully fine-tuned model of `python -m benchmarks.wnut17` teaches a student of three
+of its six layers; beside it the same student learns from the labels alone. Speed: both predict the
+dev sentences in turn, one core, and the ratio is that of neighbours in time. Prints markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import mmfm
+from benchmarks.wnut17.jobs import CACHE, Job, Made, interval, run_all
+from mmfm.data.manifest import Manifest
+from mmfm.data.sequential import SequentialData
+
+STUDENT = "model.encoders.text.keep_layers=[0, 2, 4]"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("conll", type=Path)
+    parser.add_argument("--epochs", type=float, default=5)
+    parser.add_argument("--student-epochs", type=float, default=10)
+    parser.add_argument("--lr", type=float, default=2e-4, help="the teacher's")
+    parser.add_argument("--student-lr", type=float, default=2e-4)
+    parser.add_argument("--weight", type=float, default=4.0, help="of the teacher's answers")
+    parser.add_argument("--hidden", type=float, default=1.0, help="of the teacher's tokens")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--runs", type=Path, default=CACHE)
+    args = parser.parse_args()
+    made = Made.of(args.conll, args.runs)
+    teachers = [Job(made, "full", args.lr, seed, args.epochs) for seed in args.seeds]
+    run_all(teachers)
+
+    def student(teacher: Job, taught: bool) -> Job:
+        settings = f"path: {teacher.folder}, weight: {args.weight}, hidden: {args.hidden}"
+        more = (f"init={teacher.folder}", STUDENT, *((f"teacher={{{settings}}}",) * taught))
+        way = f"taught-{args.weight:g}-{args.hidden:g}" if taught else "untaught"
+        return Job(made, way, args.student_lr, teacher.seed, args.student_epochs, more)
+
+    taught, untaught = ([student(t, with_it) for t in teachers] for with_it in (True, False))
+    run_all([*taught, *untaught])
+    print("| | dev F1 | test F1 | of the teacher's test F1, each seed |")
+    print("| --- | --- | --- | --- |")
+    for name, jobs in (("teacher", teachers), ("taught", taught), ("labels alone", untaught)):
+        dev, test = ([j.scores()[split] for j in jobs] for split in ("dev", "test"))
+        kept = [
+            f"{100 * j.scores()['test'] / t.scores()['test']:.1f} %"
+            for j, t in zip(jobs, teachers, strict=True)
+        ]
+        print(f"| {name} | {interval(dev)} | {interval(test)} | {', '.join(kept)} |")
+    big, small = (mmfm.load(j.folder) for j in (teachers[0], taught[0]))
+    ratio = _inner(small) / _inner(big)
+    print(f"\nparameters outside the embeddings: {100 * ratio:.1f} % of the teacher's")
+    ratios = speed(big, small, made.data, args.rounds)
+    print(
+        f"speed: {statistics.median(ratios):.2f} times the teacher's "
+        f"({min(ratios):.2f} to {max(ratios):.2f}, {args.rounds} rounds)"
+    )
+    return 0
+
+
+def _inner(predictor: Any) -> int:
+    """The weights of the encoder but its embeddings, and of the head."""
+    encoder = predictor.model.encoder("text").model
+    inner = sum(p.numel() for n, p in encoder.named_parameters() if not n.startswith("embeddings."))
+    return inner + sum(p.numel() for p in predictor.head.parameters())
+
+
+def speed(big: Any, small: Any, data: Path, rounds: int) -> list[float]:
+    """For each round, how many times as fast the small one predicts the dev sentences."""
+    torch.set_num_threads(1)
+    batches = list(
+        SequentialData([("dev", Manifest.open(data, ["dev"]))], big.specs, batch_size=32)
+    )
+    ratios = []
+    for _ in range(rounds):
+        times = []
+        for predictor in (big, small):
+            start = time.perf_counter()
+            predictor.judged_batches(batches)
+            times.append(time.perf_counter() - start)
+        ratios.append(times[0] / times[1])
+    return ratios
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
