@@ -118,6 +118,29 @@ def test_negatives_of_a_batch_are_further_columns(tokenizer) -> None:
         assert found[f"head/{name}"][1] == before[f"head/{name}"][1]
 
 
+def test_a_negative_with_both_sides_is_no_pair(tokenizer) -> None:
+    """Neither for the contrastive loss nor for the matching one, whose own negatives it isn't."""
+    settings = tiny.task_settings(tokenizer)
+    del settings["objectives"]
+    settings["head"] = {"type": "retrieval", "pairs": [["image", "text"]], "matching": {}}
+    torch.manual_seed(0)
+    task = mmfm.build(settings).eval()
+    plain = task.prepare(tiny.make_batch(0))
+    batch = with_negatives(tiny.make_batch(0), text_of=[0, 1], image_of=[0, 1])
+    image = batch["rows"]["image"]
+    batch["rows"]["image"] = torch.where(image >= tiny.GLOBAL_BATCH + 2, image - 2, image)
+    batch = task.prepare(batch)
+    want, got = task.counts(plain), task.counts(batch)
+    assert {n: c.item() for n, c in got.items()} == {n: c.item() for n, c in want.items()}
+    with torch.no_grad():
+        before, after = task(plain).losses, task(batch).losses
+    assert after["head/image_text"][1] == before["head/image_text"][1]
+    for part in (0, 1):
+        assert after["matching/image_text"][part].item() == pytest.approx(
+            before["matching/image_text"][part].item(), rel=1e-5
+        )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -7,6 +7,9 @@ Hidden attributes (shape, colour, count, size) are drawn as a small picture, sai
 of beeps, size their length. Place, background, angle, detune, phase and noise vary and mean
 nothing. Some samples lack a modality. The combinations in `val` are never seen in `train`. A
 tokenizer trained on the captions goes into the folder ``tokenizer``.
+
+With ``questions=true`` the text of a sample is a question about one attribute instead, and the
+label ``answer`` what is right.
 """
 
 from __future__ import annotations
@@ -49,6 +52,7 @@ class Config(Source):
         }
     )
     """The share of each modality set; any of the seven may be named."""
+    questions: bool = False
     vocab_size: int = 400
     samples_per_shard: int = 256
 
@@ -98,6 +102,8 @@ class Config(Source):
     def finish(self, folder: Path) -> None:
         things = all_things()
         all_texts = [t for thing in things for texts in captions(thing).values() for t in texts]
+        if self.questions:
+            all_texts += [t for phrases in _QUESTIONS.values() for t in phrases]
         train_bpe(all_texts, self.vocab_size, folder / "tokenizer")
 
     def _sample(self, split: str, number: int, thing: Thing, modalities: list[str]) -> Sample:
@@ -110,7 +116,13 @@ class Config(Source):
         if "audio" in modalities:
             wave = play(thing, self.sample_rate, self.seconds, np.random.default_rng([*seeds, 1]))
             audio = sound.encode(wave, self.sample_rate)
-        if "text" in modalities:
+        labels = {"shape": thing.shape, "colour": thing.colour}
+        if "text" in modalities and self.questions:
+            asked = np.random.default_rng([*seeds, 3])
+            about = str(asked.choice(list(_QUESTIONS)))
+            texts = {"en": [str(asked.choice(_QUESTIONS[about]))]}
+            labels["answer"] = str(getattr(thing, about))
+        elif "text" in modalities:
             texts = captions(thing)
             for phrases in texts.values():
                 np.random.default_rng([*seeds, 2]).shuffle(phrases)
@@ -122,12 +134,17 @@ class Config(Source):
             image=image,
             audio=audio,
             texts=texts,
-            labels={"shape": thing.shape, "colour": thing.colour},
+            labels=labels,
             source="synthetic",
             licence=self.licence,
         )
 
 
+_QUESTIONS = {
+    "shape": ["what shape is it?", "which shape do you see?"],
+    "colour": ["what colour is it?", "which colour does it have?"],
+    "number": ["how many are there?", "what is their number?"],
+}
 _MODALITIES = ("audio", "image", "text")
 
 

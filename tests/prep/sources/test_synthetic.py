@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -145,3 +146,22 @@ def test_the_tokenizer_knows_the_captions(tmp_path: Path) -> None:
 def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Config(**options)
+
+
+def test_questions_have_the_answer_of_their_sample(tmp_path: Path) -> None:
+    """The group names the attributes; a sample without a text isn't asked."""
+    manifest = make(Config(**SMALL, questions=True), tmp_path / "set")
+    asked = Counter()
+    for shard in manifest["shards"]:
+        for _, content in read_samples(tmp_path / "set" / shard["name"]):
+            meta = json.loads(content["json"])
+            labels = meta["labels"]
+            assert ("answer" in labels) == ("texts" in meta)
+            if "texts" in meta:
+                (question,) = meta["texts"]["en"]
+                number, _, colour, shape = meta["group"].split("-")
+                about = [w for w in ("shape", "colour", "number", "many") if w in question]
+                answers = {"shape": shape, "colour": colour, "number": number, "many": number}
+                assert labels["answer"] == answers[about[0]]
+                asked[about[0]] += 1
+    assert len(asked) == 4
