@@ -78,10 +78,13 @@ def test_the_dictionary_takes_the_longest_entity_and_its_most_frequent_type() ->
         *("B-place", "I-place", "B-creature", "O", "O"),
     ]
     assert entities.Dictionary([], []).tag(["York"]) == ["O"]
+    assert dictionary.tag(["new", "york"]) == ["O", "O"]
+    any_case = entities.Dictionary(tokens, tags, any_case=True)
+    assert any_case.tag(["new", "YORK"]) == ["B-place", "I-place"]
 
 
 TRAIN = [("Ada left", "B-creature O"), ("in London", "O B-place")]
-TEST = [("Ada in Paris", "B-creature O B-place"), ("London left", "B-place O"), ("no", "O")]
+TEST = [("Ada in Paris", "B-creature O B-place"), ("LONDON left", "B-place O"), ("no", "O")]
 
 
 def _write(folder: Path, name: str, texts: list[tuple[str, str]]) -> None:

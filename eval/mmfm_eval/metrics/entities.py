@@ -123,14 +123,16 @@ def f1_by_chance(truth: Tags) -> float:
 
 class Dictionary:
     """Tags every entity of the training texts wherever its tokens stand again, the longest first;
-    of several types the most frequent. The baseline that knows no context.
+    of several types the most frequent. The baseline that knows no context. `any_case`: small and
+    capital letters are the same.
     """
 
-    def __init__(self, tokens: Tags, tags: Tags) -> None:
+    def __init__(self, tokens: Tags, tags: Tags, any_case: bool = False) -> None:
+        self._key = str.lower if any_case else str
         seen: defaultdict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
         for words, text in zip(tokens, tags, strict=True):
             for kind, start, end in entities(text):
-                seen[tuple(words[start:end])][kind] += 1
+                seen[tuple(map(self._key, words[start:end]))][kind] += 1
         self._types = {span: kinds.most_common(1)[0][0] for span, kinds in seen.items()}
         self._longest = max((len(span) for span in self._types), default=0)
 
@@ -139,7 +141,7 @@ class Dictionary:
         tags, place = [OUTSIDE] * len(tokens), 0
         while place < len(tokens):
             for end in range(min(len(tokens), place + self._longest), place, -1):
-                kind = self._types.get(tuple(tokens[place:end]))
+                kind = self._types.get(tuple(map(self._key, tokens[place:end])))
                 if kind is not None:
                     tags[place:end] = [f"B-{kind}"] + [f"I-{kind}"] * (end - place - 1)
                     place = end
