@@ -154,7 +154,7 @@ class Task(nn.Module):
     def total(self, losses: LossTerms, counts: Mapping[str, Tensor]) -> Tensor:
         """This rank's part of the step's loss: weighted sums over the step's global `counts`."""
         parts = [
-            self.weights[name.split("/")[0]] * total / counts[name].clamp(min=1).to(total.dtype)
+            self.weights[name.split("/")[0]] * total / above_zero(counts[name]).to(total.dtype)
             for name, (total, _) in losses.items()
         ]
         return torch.stack(parts).sum() if parts else torch.zeros(())
@@ -359,6 +359,11 @@ class FinetuneTask(Task):
         if predict:
             return Output(predictions=self.head(self.features(batch, self.head.reads), batch))
         return super().forward(batch, rows_only, gradients, reads, use)
+
+
+def above_zero(count: Tensor) -> Tensor:
+    """`count`, a number or a sum of weights, or 1 where there is nothing to divide."""
+    return torch.where(count > 0, count, torch.ones_like(count))
 
 
 def in_masked_view(batch: Batch) -> Batch:

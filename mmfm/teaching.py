@@ -126,7 +126,9 @@ class HeadTeacher(Teacher):
         """Those of its head, the logits in the order of the student's labels, or in its units."""
         found = self.features(batch, self.head.reads)
         first = next(self.model.parameters())
-        self.head.to(first.device, first.dtype)
+        self.head.to(first.device)
+        for parameter in self.head.parameters():  # its units are buffers, and stay as they are
+            parameter.data = parameter.data.to(first.dtype)
         outputs: dict[str, Tensor] = self.head(found, batch)
         pupil, head, logits = self.pupil, self.head, outputs["logits"]
         if isinstance(pupil, ClassificationHead | TokenClassificationHead):
@@ -137,7 +139,7 @@ class HeadTeacher(Teacher):
         assert isinstance(head, RegressionHead)
         if pupil.kind == "ordinal":
             return outputs
-        value = logits * head.deviation + head.mean
+        value = logits.float() * head.deviation + head.mean
         return {**outputs, "logits": (value - pupil.mean) / pupil.deviation}
 
 

@@ -40,14 +40,14 @@ View = Literal["clean", "masked"]
 
 IGNORE_INDEX = -100
 
-LabelKind = Literal["class", "set", "number", "tags"]
+LabelKind = Literal["class", "set", "number", "tags", "items"]
 
 
 class Label(NamedTuple):
     """What a head learns of the samples: their `field`, in which `names` number the classes.
 
-    `kind`: one class of ``labels`` a sample, a set of them, one of its ``numbers``, or a tag for
-    each of its ``tokens``. A checkpoint holds it as a list.
+    `kind`: one class of ``labels`` a sample, a set of them, one of its ``numbers``, a tag for each
+    of its ``tokens``, or the items of its history. A checkpoint holds it as a list.
     """
 
     field: str

@@ -28,10 +28,17 @@ _KEY = re.compile(r"[A-Za-z0-9_-]{1,96}")
 
 
 def label_names(sample_labels: Labels, meta: dict[str, Any]) -> dict[str, list[str]]:
-    """Field ▶ the names that a sample has in it; also those of the tags of its tokens."""
+    """Field ▶ the names that a sample has in it; also those of fields with one for each token."""
     found = {f: [v] if isinstance(v, str) else v for f, v in sample_labels.items()}
-    tags = meta.get("tags")
-    return {**found, "tags": tags} if isinstance(tags, list) else found
+    tokens = meta.get("tokens")
+    if isinstance(tokens, list):
+        found |= {
+            field: listed
+            for field, listed in meta.items()
+            if field != "tokens" and isinstance(listed, list) and len(listed) == len(tokens)
+            if all(isinstance(name, str) for name in listed)
+        }
+    return found
 
 
 def all_texts(texts: Texts | None) -> list[str]:

@@ -6,7 +6,8 @@
 | set | ``labels: {FIELD: [name, …]}`` | [B,classes] int64, 0 or 1 | `IGNORE_INDEX` |
 | number | ``numbers: {FIELD: 3.5}`` | [B] float32 | NaN |
 
-The tags of tokens belong to the text: see `mmfm.data.transforms.tagged_text`.
+The tags of tokens belong to the text: see `mmfm.data.transforms._tagged_text`; items to the
+history.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from mmfm.types import IGNORE_INDEX, Label
 
 Target = int | list[int] | float
 
+_LARGEST = float(torch.finfo(torch.float32).max)
+
 
 def read_label(raw: RawSample, label: Label) -> Target | None:
     """The target of one sample; None for a `kind` that is no target of the whole sample.
@@ -31,7 +34,7 @@ def read_label(raw: RawSample, label: Label) -> Target | None:
         ValueError: for a class that is not among the names, a set that is no list, or a number
             that is none; it says in which sample.
     """
-    if label.kind == "tags":
+    if label.kind in ("tags", "items"):
         return None
     value = _field(raw.meta, "numbers" if label.kind == "number" else "labels", label.field)
     if label.kind == "number":
@@ -61,10 +64,18 @@ def _field(meta: Mapping[str, Any], key: str, name: str) -> Any:
 
 
 def _number(raw: RawSample, name: str, value: Any) -> float:
-    wrong = isinstance(value, bool) or not isinstance(value, int | float)
-    if wrong or not math.isfinite(value):
-        raise ValueError(f"{raw.place}.json: numbers.{name} = {value!r} is no finite number")
-    return float(value)
+    number = usable_number(value)
+    if number is None:
+        told = repr(value)[:100]
+        raise ValueError(f"{raw.place}.json: numbers.{name} = {told} is no finite number")
+    return number
+
+
+def usable_number(value: Any) -> float | None:
+    """`value` as a number that float32 can hold; None where it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= _LARGEST else None
 
 
 def _class(raw: RawSample, label: Label, value: Any) -> int:

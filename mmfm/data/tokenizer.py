@@ -44,6 +44,7 @@ class Tokenizer:
         self, backend: tokenizers.Tokenizer, roles: Mapping[str, str] | None = None
     ) -> None:
         self._backend = backend
+        self._of_words: tokenizers.Tokenizer | None = None
         backend.no_truncation()
         backend.no_padding()
         self._template = _template(backend)
@@ -70,7 +71,7 @@ class Tokenizer:
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+        self.__dict__.update(state, _of_words=None)
         self._backend.encode_special_tokens = True  # not part of the library's own pickled state
 
     @property
@@ -93,9 +94,11 @@ class Tokenizer:
 
     def encode_words(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Sub-word ids of a text that is split into `words`, and of which word each is; without
-        special tokens, and not cut.
+        special tokens, and not cut. Every word is as it is in the middle of a text.
         """
-        found = self._backend.encode(list(words), is_pretokenized=True, add_special_tokens=False)
+        if self._of_words is None:
+            self._of_words = _with_prefix_space(self._backend)
+        found = self._of_words.encode(list(words), is_pretokenized=True, add_special_tokens=False)
         return found.ids, [word for word in found.word_ids if word is not None]
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -184,6 +187,20 @@ def train_bpe(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Toke
     tokenizer = Tokenizer(backend)
     tokenizer.save(folder)
     return tokenizer
+
+
+def _with_prefix_space(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """`backend` for words that were split before: where bytes of a text tell a space before a word,
+    every word has one.
+    """
+    whole = json.loads(backend.to_str())
+    outer = whole["pre_tokenizer"] or {}
+    for part in (outer, *outer.get("pretokenizers", ())):
+        if part.get("type") == "ByteLevel":
+            part["add_prefix_space"] = True
+    changed = tokenizers.Tokenizer.from_str(json.dumps(whole))
+    changed.encode_special_tokens = True
+    return changed
 
 
 def _template(backend: tokenizers.Tokenizer) -> tuple[list[int], list[int]]:

@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+TINY = 1e-8
+"""A power below 1 has no slope at 0."""
+
 
 def soft_cross_entropy(
     logits_NC: Tensor,
@@ -25,7 +28,7 @@ def soft_cross_entropy(
     log_p = logits_NC.log_softmax(-1)
     each = -weight_C * target * log_p
     if focal:
-        each = each * (1 - log_p.exp()).clamp(min=0) ** focal
+        each = each * (1 - log_p.exp()).clamp(min=TINY) ** focal
     return each.sum(-1)
 
 
@@ -46,5 +49,6 @@ def binary_cross_entropy(
     yes, no = -F.logsigmoid(logits_NC), -F.logsigmoid(-logits_NC)
     if focal:
         p = torch.sigmoid(logits_NC)
-        yes, no = yes * (1 - p) ** focal, no * p**focal
+        yes = yes * (1 - p).clamp(min=TINY) ** focal
+        no = no * p.clamp(min=TINY) ** focal
     return (weight_C * target * yes + (1 - target) * no).mean(-1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ class Predictor:
         self.config = dict(config or {})
         self.assets = assets
         self._forward = forward or task
-        self._item_transforms: dict[str, Transform] | None = None
 
     @property
     def model(self) -> Model:
@@ -64,13 +64,19 @@ class Predictor:
     def device(self) -> torch.device:
         return next(self.task.parameters()).device
 
-    @property
+    @cached_property
     def item_transforms(self) -> dict[str, Transform]:
-        """What makes inputs of the items that a caller gives, by modality."""
-        if self._item_transforms is None:
-            settings = {m: t for m, t in self.transforms.items() if m in self.specs}
-            self._item_transforms = build_transforms(self.specs, settings)
-        return self._item_transforms
+        """What makes inputs of the items that a caller gives, as the head reads them."""
+        return self._build_transforms(self.specs)
+
+    @cached_property
+    def _whole_transforms(self) -> dict[str, Transform]:
+        """The same as the model reads them: a head may want long texts in windows."""
+        return self._build_transforms(self.model.specs)
+
+    def _build_transforms(self, specs: Mapping[str, Mapping[str, Any]]) -> dict[str, Transform]:
+        settings = {m: t for m, t in self.transforms.items() if m in specs}
+        return build_transforms(specs, settings)
 
     @torch.no_grad()
     def encode(self, batch_size: int = 64, **inputs: Sequence[Any]) -> dict[str, Tensor]:
@@ -83,7 +89,7 @@ class Predictor:
         found: dict[str, Tensor] = {}
         for modality, listed in items.by_modality(inputs, self.model.specs).items():
             read = Read("clean", (modality,))
-            transforms = {modality: self.item_transforms[modality]}
+            transforms = {modality: self._whole_transforms[modality]}
             parts = [
                 self.run(batch, reads=[read]).features[read].embedding[modality]
                 for batch in items.batches({modality: listed}, transforms, batch_size)

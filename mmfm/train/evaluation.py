@@ -18,7 +18,9 @@ Section = Literal["eval", "test"]
 
 
 class Evaluation:
-    """The evaluators of a section of the recipe, on a model."""
+    """The evaluators of a section of the recipe, on a model. `left_out`: by source and reason, the
+    samples that the last run could not read.
+    """
 
     def __init__(
         self,
@@ -33,6 +35,7 @@ class Evaluation:
         self.evaluators = build_evaluators(recipe, predictor, manifests, section)
         config: EvalConfig = getattr(recipe, section)
         self.recipe, self.page = recipe, getattr(recipe, "report", None)
+        self.left_out: dict[str, dict[str, int]] = {}
         self.data = {
             name: EvaluationSource(
                 name,
@@ -57,6 +60,10 @@ class Evaluation:
                 self.log.evaluation({**row, **{name: getattr(score, name) for name in names}})
             for line in summary(scores):
                 self.log.say(f"{when}  {name}  {line}")
+        self.left_out = {name: source.left_out() for name, source in self.data.items()}
+        for name, reasons in self.left_out.items():
+            for reason, count in reasons.items():
+                self.log.say(f"{when}  warning: {count} samples of {name} are left out: {reason}")
         if self.page is not None and self.section == "eval" and found and distributed.is_main():
             findings.prune(Path(self.recipe.run.dir), step, self.recipe.train.keep_best)
         return found

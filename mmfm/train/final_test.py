@@ -90,7 +90,8 @@ def look_once(run: Run, log: RunLog) -> None:
     )
     step = Checkpoint.open(path, verify=False).step
     log.say(f"test, looked at once, with {path}:")
-    scores = Evaluation(run.recipe, predictor, manifests, caches, log, "test").run(step)
+    evaluation = Evaluation(run.recipe, predictor, manifests, caches, log, "test")
+    scores = evaluation.run(step)
     rows = [
         {"task": task, "metric": score.name, **_plain(score)}
         for task, of_task in scores.items()
@@ -98,7 +99,8 @@ def look_once(run: Run, log: RunLog) -> None:
     ]
     if distributed.is_main():
         about = {"checkpoint": path.name, "step": step, "weights": weights}
-        write_json(run.folder / TEST, {**about, "results": rows})
+        left_out = {source: found for source, found in evaluation.left_out.items() if found}
+        write_json(run.folder / TEST, {**about, "results": rows, "left_out": left_out})
 
 
 def _plain(score: Any) -> dict[str, Any]:

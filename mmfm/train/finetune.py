@@ -75,7 +75,7 @@ def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | Non
     items = getattr(recipe.head, "items", None)
     if isinstance(items, ItemsConfig):
         check_histories(recipe)
-        return Label(HISTORY, item_ids(items, recipe.data))
+        return Label(HISTORY, item_ids(items, recipe.data), "items")
     field = getattr(recipe.head, "label", None)
     if field is None:
         return None

@@ -10,6 +10,7 @@ import numpy as np
 
 from mmfm.config import ConfigError
 from mmfm.data.facts import labels_of, read_facts, visible
+from mmfm.data.labels import usable_number
 from mmfm.train.recipe import FinetuneConfig
 from mmfm.types import Label
 
@@ -51,7 +52,14 @@ def targets(recipe: FinetuneConfig, label: Label) -> Iterator[tuple[str, ...] | 
         values = facts.values(label.field)
         for place in np.flatnonzero(visible(manifest)):
             if label.kind == "number":
-                number = facts.numbers[place].get(label.field)
+                value = facts.numbers[place].get(label.field)
+                number = usable_number(value)
+                if value is not None and number is None:
+                    told = repr(value)[:100]
+                    raise ValueError(
+                        f"sample {facts.names[place]!r}: numbers.{label.field} = {told} is no "
+                        "finite number"
+                    )
                 yield () if number is None else (number,)
             else:
                 yield values[place]

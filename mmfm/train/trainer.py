@@ -22,7 +22,7 @@ from torch import Tensor
 from mmfm import distributed
 from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
-from mmfm.task import StepRows, Task
+from mmfm.task import StepRows, Task, above_zero
 from mmfm.train.best import KeepBest
 from mmfm.train.engine import (
     loss_scale,
@@ -244,7 +244,7 @@ class Trainer:
         """
         squares = squared_norms(self.engine)
         totals = distributed.all_reduce_sum(torch.stack([*sums.values(), *squares.values()]))
-        totals[: len(sums)] /= torch.stack([counts[name] for name in sums]).clamp(min=1)
+        totals[: len(sums)] /= above_zero(torch.stack([counts[name] for name in sums]))
         found = totals.tolist()  # the one time that a step waits for the device
         scale = loss_scale(self.engine) or 1.0
         norms = [math.sqrt(square) / scale for square in found[len(sums) :]]

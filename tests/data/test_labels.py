@@ -23,6 +23,7 @@ def test_a_class_a_set_and_a_number() -> None:
     assert read_label(sample, Label("seen", ["a", "b", "c"], "set")) == [1, 1, 0]
     assert read_label(sample, Label("price", (), "number")) == 3.0
     assert read_label(sample, Label("tags", ["O"], "tags")) is None
+    assert read_label(sample, Label("history", ["a"], "items")) is None
 
 
 def test_what_is_missing() -> None:
@@ -45,6 +46,8 @@ def test_what_is_missing() -> None:
         ({"labels": {"kind": ["dog"]}}, Label("kind", ["cat"], "set"), "'dog' is not one of"),
         ({"numbers": {"x": "3"}}, Label("x", (), "number"), r"numbers.x = '3' is no finite number"),
         ({"numbers": {"x": True}}, Label("x", (), "number"), "is no finite number"),
+        ({"numbers": {"x": 10**400}}, Label("x", (), "number"), "is no finite number"),
+        ({"numbers": {"x": 1e200}}, Label("x", (), "number"), "is no finite number"),
         ({"numbers": {"x": math.inf}}, Label("x", (), "number"), "is no finite number"),
     ],
 )

@@ -147,7 +147,6 @@ def test_texts_without_tokens_are_split_at_white_space(folder: Path) -> None:
     ("given", "reason"),
     [
         (meta(["ada"], ["B-person", "O"]), "tags don't fit the tokens"),
-        (meta(["ada"], ["B-place"]), "unknown tag"),
         ({"tokens": "ada", "tags": ["O"]}, "tokens not a list of strings"),
         ({"tokens": ["ada"], "tags": "O"}, "tags don't fit the tokens"),
         (meta(["\u200d"], ["O"]), "text has no tokens"),
@@ -157,6 +156,14 @@ def test_texts_without_tokens_are_split_at_white_space(folder: Path) -> None:
 def test_bad_samples_are_told(folder: Path, given: dict[str, Any], reason: str) -> None:
     with pytest.raises(BadSample, match=reason):
         transform(folder, max_characters=20).decode({}, given, RNG, False)
+
+
+def test_an_unknown_tag_is_refused_in_training_and_never_right_in_evaluation(folder: Path) -> None:
+    tokens, tags = ["ada", "left", "a", "london"], ["B-person", "B-place", "I-place", "X"]
+    with pytest.raises(BadSample, match=r"unknown tag \(B-place, I-place, X is none of"):
+        decoded(transform(folder), tokens, tags, train=True)
+    (window,) = decoded(transform(folder), tokens, tags)
+    assert window.tags.tolist() == [0, 3, 4, 5]
 
 
 def test_an_overlap_that_leaves_nothing_new_is_refused(folder: Path) -> None:

@@ -7,8 +7,10 @@ import pickle
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import models, pre_tokenizers, trainers
 
-from mmfm.data.tokenizer import SPECIAL_TOKENS, load_tokenizer, train_bpe
+from mmfm.data.tokenizer import SPECIAL_TOKENS, Tokenizer, load_tokenizer, train_bpe
 
 TEXTS = ["a red dot", "ein roter Punkt", "точка", "赤い点", "a [MASK] in a text"] * 4
 
@@ -133,3 +135,22 @@ def test_errors_name_the_tokenizer(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json is no tokenizer"):
         load_tokenizer(tmp_path)
+
+
+def test_words_have_the_space_before_them_that_bytes_tell() -> None:
+    """As transformers' `add_prefix_space=True`, which it wants for words that were split before."""
+    backend = tokenizers.Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["[PAD]"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    backend.train_from_iterator(["the left left left the the"], trainer)
+    tokenizer = Tokenizer(backend)
+    ids, words = tokenizer.encode_words(["the", "left", "left"])
+    assert ids == tokenizer.encode(" the left left")
+    assert sorted(set(words)) == [0, 1, 2]
+    assert tokenizer.encode("left") != tokenizer.encode(" left")  # plain texts stay as they are
+    again = pickle.loads(pickle.dumps(tokenizer))
+    assert again.encode_words(["left"]) == tokenizer.encode_words(["left"])

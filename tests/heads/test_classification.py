@@ -180,6 +180,16 @@ def test_classes_weigh_what_they_are_given(tokenizer) -> None:
     assert task.counts(batch)["head/classification"].item() == count.item()
 
 
+def test_small_weights_train_as_large_ones(tokenizer) -> None:
+    losses = []
+    for scale in (1.0, 0.001):
+        weights = {name: scale * w for name, w in zip(NAMES, (2.0, 1.0, 0.5), strict=True)}
+        task = build(tokenizer, modalities=["image"], class_weights=weights)
+        batch = task.prepare(labelled())
+        losses.append(task.total(task(batch).losses, task.counts(batch)).item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
 def test_balanced_weights_are_scikit_learns(tokenizer) -> None:
     labels = ["cat"] * 5 + ["dog"] * 2 + ["bird"]
     config = component({"type": "classification", "label": "x", "class_weights": "balanced"}, HEADS)

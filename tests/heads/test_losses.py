@@ -67,3 +67,12 @@ def test_smoothing_of_several_labels() -> None:
     each = binary_cross_entropy(logits, target, torch.ones(C), label_smoothing=0.2)
     want = F.binary_cross_entropy_with_logits(logits, 0.9 * target, reduction="none").mean(1)
     torch.testing.assert_close(each, want, rtol=1e-12, atol=0)
+
+
+def test_a_small_exponent_has_a_finite_gradient_where_all_is_clear() -> None:
+    logits = torch.tensor([[60.0, 0.0], [-60.0, 500.0]], requires_grad=True)
+    target = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    for loss in (soft_cross_entropy, binary_cross_entropy):
+        logits.grad = None
+        loss(logits, target, torch.ones(2), focal=0.5).sum().backward()
+        assert logits.grad.isfinite().all()

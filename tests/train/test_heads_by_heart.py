@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import mmfm
@@ -99,6 +100,10 @@ def test_entities_of_texts_in_windows(data: Path, tmp_path: Path) -> None:
     ]
     assert second["tokens"] == texts[1]
     assert len(second["tags"]) == len(texts[1])
+    long_text = " ".join(texts[1])
+    embedding = predictor.encode(texts=[long_text, "Ada"])["text"]
+    assert embedding.shape == (2, 8)  # one for each text, however many windows
+    assert torch.allclose(embedding[1:], predictor.encode(texts=["Ada"])["text"], atol=1e-6)
 
 
 def test_sets_numbers_and_levels(data: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 
 from mmfm.config import ConfigError
 from mmfm.data.reader import SampleReader
+from mmfm.data.transforms._tagged_text import OTHER_TAGS
 from mmfm.entities import OUTSIDE, repaired
 from mmfm.entities import entities as entities_of
 from mmfm.types import IGNORE_INDEX
@@ -67,6 +68,7 @@ class TokenClassification(Evaluator):
         self._reading = HeadReading(config.source)
         self._field = "tags"
         self._names: list[str] = []
+        self._all_names: list[str] = []
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -81,6 +83,7 @@ class TokenClassification(Evaluator):
                 "fine-tune one first (mmfm finetune)"
             )
         self._field, self._names = label.field, list(label.names)
+        self._all_names = [*self._names, *OTHER_TAGS]
 
     def score(self, encoded: Mapping[Reading, Any]) -> Iterable[Score]:
         judged = encoded[self._reading]
@@ -102,8 +105,8 @@ class TokenClassification(Evaluator):
         judged = encoded[self._reading]
         if not self._are_entities():
             truth, predicted, _ = self._tokens(judged)
-            table = classification.per_class(truth, predicted, self._names)
-            confusion = classification.confusion(truth, predicted, self._names)
+            table = classification.per_class(truth, predicted, self._all_names)
+            confusion = classification.confusion(truth, predicted, self._all_names)
             return {
                 "per_class": table,
                 "averages": classification.averages(table),
@@ -151,7 +154,7 @@ class TokenClassification(Evaluator):
     def _tags(self, numbers: Any) -> list[list[str]]:
         """The names of tags [n,W], of each text as many as it has tokens."""
         return [
-            [self._names[n] if n >= 0 else OUTSIDE for n in row if n != IGNORE_INDEX]
+            [self._all_names[n] if n >= 0 else OUTSIDE for n in row if n != IGNORE_INDEX]
             for row in numbers.tolist()
         ]
 

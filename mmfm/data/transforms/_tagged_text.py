@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from mmfm.data.transforms.text import Config
 
 NO_WORD = -1
+OTHER_TAGS = ("B-?", "I-?", "?")
+"""What stands in evaluation for a tag that is none of the head's names, with the numbers behind
+theirs: nothing that could be predicted.
+"""
 
 Ints = NDArray[np.int64]
 
@@ -80,10 +84,6 @@ class TaggedTextTransform(Transform):
         if not _are_strings(tags) or len(tags) != len(tokens):
             count = f"{len(tags)} for {len(tokens)} tokens" if isinstance(tags, list) else "no list"
             raise BadSample("tags don't fit the tokens", detail=count)
-        unknown = sorted(set(tags) - set(self._number))
-        if unknown:
-            some = ", ".join(unknown[:3])
-            raise BadSample("unknown tag", detail=f"{some} is none of {', '.join(self.names)}")
         return [json.dumps({"tokens": tokens, "tags": tags}).encode()]
 
     def content_of_object(self, item: Any) -> bytes:
@@ -96,7 +96,13 @@ class TaggedTextTransform(Transform):
     ) -> Windows[Window]:
         found = json.loads(content)
         tokens: list[str] = found["tokens"]
-        tags = [self._number[tag] for tag in found.get("tags", ())] or [IGNORE_INDEX] * len(tokens)
+        named: list[str] = found.get("tags", [])
+        unknown = sorted(set(named) - set(self._number))
+        if unknown and train:
+            some = ", ".join(unknown[:3])
+            raise BadSample("unknown tag", detail=f"{some} is none of {', '.join(self.names)}")
+        others = {tag: len(self.names) + self._kind_of_other(tag) for tag in unknown}
+        tags = [(self._number | others)[tag] for tag in named] or [IGNORE_INDEX] * len(tokens)
         ids, of_tokens = self.tokenizer.encode_words(tokens)
         if not ids:
             raise BadSample("text has no tokens")
@@ -116,6 +122,11 @@ class TaggedTextTransform(Transform):
             places = np.pad(begins, (len(prefix), len(suffix)), constant_values=NO_WORD)
             windows.append(Window(framed, places, tokens, np.array(tags, dtype=np.int64)))
         return windows
+
+    @staticmethod
+    def _kind_of_other(tag: str) -> int:
+        marks = [name[0] for name in OTHER_TAGS]
+        return marks.index(tag[0]) if tag[:2] in ("B-", "I-") else len(OTHER_TAGS) - 1
 
     def collate(self, items: Sequence[Window]) -> dict[str, Any]:
         """``text`` and ``text_mask`` as ever, with ``text_words`` [B,L], ``text_tags`` [B,W] and
