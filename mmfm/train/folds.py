@@ -58,6 +58,11 @@ def each_fold(config: str, overrides: Sequence[str], folds: int) -> Iterator[lis
 
 
 def _check(recipe: FinetuneConfig) -> None:
+    if recipe.replay:
+        raise ConfigError(
+            "--folds: replay would train on samples of every fold, which init may have been "
+            "trained on: leave replay out"
+        )
     tasks = {name: json.dumps(to_dict(task)) for name, task in recipe.eval.tasks.items()}
     if not any(f'"{HELD_OUT}' in text for text in tasks.values()):
         raise ConfigError(

@@ -165,10 +165,23 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
             known = before.preprocessing["transforms"].items()
             inherited = {m: settings for m, settings in known if encoders.get(m)}
             data["transforms"] = merge(inherited, data.get("transforms") or {})
+        if raw.get("replay"):
+            _inherit_replayed(data, before)
     elif "model" not in raw:
         raise ConfigError("name a checkpoint as init, or describe a model")
     resolve_epochs(raw)
     return from_dict(FinetuneConfig, raw)
+
+
+def _inherit_replayed(data: Any, before: Checkpoint) -> None:
+    """What ``data.sources.replay-NAME`` doesn't set is as it was in the checkpoint's recipe."""
+    sources = data.get("sources") if isinstance(data, Mapping) else None
+    if not isinstance(sources, dict):
+        return
+    for name, settings in before.config["data"]["sources"].items():
+        over = sources.get(f"replay-{name}")
+        if isinstance(over, Mapping):
+            sources[f"replay-{name}"] = merge(settings, over)
 
 
 def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ and a share of the draws is from what it was trained on before.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -126,7 +127,8 @@ def _grown(name: str, old: Tensor, fresh: Tensor | None) -> Tensor:
 
 def join_replay(recipe: FinetuneConfig, found: Checkpoint | None) -> None:
     """Put the sources of the checkpoint's recipe beside those of `recipe`, as ``replay-NAME``, with
-    `recipe.replay` of all draws. A setting of ``data.sources.replay-NAME`` in the recipe counts.
+    `recipe.replay` of all draws. A setting of ``data.sources.replay-NAME`` in the recipe counts;
+    `load_finetune` has put those of the checkpoint beside it.
 
     ConfigError where one can't be opened any more.
     """
@@ -150,12 +152,13 @@ def join_replay(recipe: FinetuneConfig, found: Checkpoint | None) -> None:
                 f"replay: a source of {found.path} can't be opened any more ({error}); say where "
                 f"it is as data.sources.{name}.path, or leave replay out"
             ) from None
-        source.weight = settings.get("weight") or _samples(manifest)
+        source.weight = source.weight or _samples(manifest)
         replayed[name] = source
     part = recipe.replay / (1 - recipe.replay) * own
     total = sum(source.weight or 0.0 for source in replayed.values())
-    for source in replayed.values():
-        source.weight = (source.weight or 0.0) * part / total
+    if not math.isclose(total, part, rel_tol=1e-9):  # else a run's own config.yaml: bit for bit
+        for source in replayed.values():
+            source.weight = (source.weight or 0.0) * part / total
     recipe.data.sources |= replayed
 
 

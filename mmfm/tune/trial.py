@@ -82,6 +82,9 @@ def run_trial(
     recipe, said = folder.with_suffix(".yaml"), folder.with_suffix(".txt")
     raw = search.of_trial(settings, folder)
     write_text(recipe, yaml.safe_dump(raw, sort_keys=False, allow_unicode=True).rstrip())
+    follow = _Follow(search, settings, folder, judge)
+    follow.look()
+    follow.stopped = False  # that was the process before
     with said.open("ab") as out:
         process = subprocess.Popen(
             command(search.command, recipe),
@@ -91,14 +94,14 @@ def run_trial(
             env={**os.environ, **environment},
             start_new_session=True,  # Ctrl-C is for the search, which asks its trials to stop
         )
-    follow = _Follow(search, settings, folder, judge)
     try:
         while process.poll() is None and not stop.is_set() and not follow.look():
             time.sleep(LOOKS_EVERY_S)
     finally:
         _end(process)
     pruned = follow.look()
-    if stop.is_set() or (follow.stopped and not pruned):
+    others_stopped_it = follow.stopped and process.returncode == 0 and not pruned
+    if stop.is_set() or others_stopped_it:
         return Outcome("stopped")
     if pruned:
         return Outcome("pruned", follow.value())

@@ -11,6 +11,7 @@ import pytest
 import scipy.stats
 
 from mmfm import cli
+from mmfm.config import ConfigError
 from mmfm.train import folds
 from mmfm.train.folds import summary, table
 from mmfm.train.recipe import load_finetune
@@ -116,6 +117,15 @@ def test_what_is_refused(synthetic: Path, tmp_path: Path, capfd, words, message:
     (tmp_path / "run").mkdir()
     assert cli.main(["finetune", recipe(tmp_path, synthetic), *words]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_replay_is_refused(synthetic: Path, tmp_path: Path) -> None:
+    """What it adds is not cut into folds."""
+    config = load_finetune(recipe(tmp_path, synthetic))
+    folds._check(config)
+    config.replay = 0.2
+    with pytest.raises(ConfigError, match=r"--folds: replay would train on .*: leave replay out"):
+        folds._check(config)
 
 
 def test_a_group_in_two_sources(tmp_path: Path, capfd) -> None:

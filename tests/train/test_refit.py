@@ -15,12 +15,15 @@ import torch
 
 import mmfm
 from mmfm import cli
+from mmfm.checkpoint import Checkpoint
 from mmfm.config import ConfigError
 from mmfm.data.manifest import Manifest
+from mmfm.data.pipeline import SourceConfig
 from mmfm.data.sequential import SequentialData
 from mmfm.task import FinetuneTask
 from mmfm.train.finetune import prepare
-from mmfm.train.refit import HeadBefore, take_head
+from mmfm.train.recipe import FinetuneConfig
+from mmfm.train.refit import HeadBefore, join_replay, take_head
 from mmfm.train.run import Run
 from mmfm.types import Label
 from tests import tiny
@@ -133,9 +136,32 @@ def test_a_source_that_has_moved(first: Path, grown: Path, synthetic: Path, tmp_
         prepared(grown, copy, tmp_path / "run", "replay=0.2")
     moved = (f"data.sources.replay-synthetic.path={synthetic}",)
     run = prepared(grown, copy, tmp_path / "run", "replay=0.2", *moved)
+    assert run.recipe.data.sources["replay-synthetic"].splits == ["train"]
     assert run.recipe.data.sources["replay-synthetic"].weight == pytest.approx(
         0.25 * sum(s.samples for s in run.pipeline(1).order.strata if s.source_name == "synthetic")
     )
+
+
+def test_a_weight_that_the_recipe_gives_counts(
+    first: Path, grown: Path, synthetic: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """Beside the 3 that the other source had; and the weights that come out stay what they are."""
+    recipe = prepared(grown, first, tmp_path / "run").recipe
+    assert isinstance(recipe, FinetuneConfig)
+    found = Checkpoint.open(first)
+    config = found.config
+    config["data"]["sources"]["other"] = {"path": str(synthetic), "weight": 1.0}
+    monkeypatch.setattr(Checkpoint, "config", config)
+    recipe.replay = 0.3
+    recipe.data.sources["replay-other"] = SourceConfig(path=str(synthetic), weight=9.0)
+
+    def weights() -> list[float | None]:
+        join_replay(recipe, found)
+        return [recipe.data.sources[f"replay-{name}"].weight for name in ("synthetic", "other")]
+
+    had, given = once = weights()
+    assert given == pytest.approx(3 * had)
+    assert weights() == once
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,27 @@ def test_a_trial_that_others_stop_is_not_done(
     assert run(tmp_path, monkeypatch, body).state == state
 
 
+@pytest.mark.parametrize(
+    ("body", "outcome"),
+    [
+        ("sys.exit('out of memory')", Outcome("failed", error="out of memory")),
+        ("pass", Outcome("complete", 0.5)),
+    ],
+)
+def test_a_stop_of_the_process_before_does_not_count(
+    tmp_path: Path, monkeypatch, body: str, outcome: Outcome
+) -> None:
+    """Else a trial that can't go on would be tried again for ever."""
+    stopped = "tell(1, .5); tell(1, 0, event='stop', split='')"
+    assert run(tmp_path, monkeypatch, stopped).state == "stopped"
+    assert run(tmp_path, monkeypatch, body) == outcome
+
+
+def test_one_that_fails_after_its_stop_has_failed(tmp_path: Path, monkeypatch) -> None:
+    body = "tell(1, .5); tell(1, 0, event='stop', split=''); sys.exit('no space left')"
+    assert run(tmp_path, monkeypatch, body) == Outcome("failed", error="no space left")
+
+
 def test_lines_that_are_not_whole_wait(tmp_path: Path) -> None:
     tail = Tail(tmp_path / "metrics.jsonl")
     assert list(tail.rows()) == []

@@ -141,7 +141,12 @@ def data_row(step: int, pipeline: Pipeline) -> dict[str, Any]:
 
 
 def batch_hash(micro_batches: list[Batch]) -> str:
-    """sha1 over the sorted sample ids of the global batch; collective."""
-    mine = [sample for batch in micro_batches for sample in batch["sample_id"]]
+    """sha1 over the sorted sample ids of the global batch, without hard negatives: which those are
+    depends on the index that was mined last, not on the order of data; collective.
+    """
+    mine: list[str] = []
+    for batch in micro_batches:
+        drawn = batch.get("negative", [False] * len(batch["sample_id"]))
+        mine += [s for s, extra in zip(batch["sample_id"], drawn, strict=True) if not extra]
     everyone = sorted(s for part in distributed.all_gather_object(mine) for s in part)
     return hashlib.sha1("\n".join(everyone).encode()).hexdigest()

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mmfm.config import from_dict
 from mmfm.data.pipeline import DataConfig, Pipeline
 from mmfm.train.log import report
-from mmfm.train.log.measure import data_row
+from mmfm.train.log.measure import batch_hash, data_row
 from tests.data.make_shards import make_specs, tri_modal_shards, write_set
 from tests.data.remote.shard_server import serve
 
@@ -64,3 +65,14 @@ def test_the_report_tells_the_sources(tmp_path: Path) -> None:
     assert '<tr><td>no_loss<td class="n">1,600<td class="n">12.50' in page
     assert "<h3>loss</h3>" in page
     assert page.count("<h3>") == 1  # a source is no loss
+
+
+def test_the_hash_of_a_step_is_of_the_drawn_samples() -> None:
+    """Hard negatives are others after a resume that mines anew."""
+
+    def of(*samples: str) -> str:
+        negative = torch.tensor([sample.startswith("n") for sample in samples])
+        return batch_hash([{"sample_id": list(samples), "negative": negative}])
+
+    assert of("a", "n1", "b") == of("a", "b", "n2") == batch_hash([{"sample_id": ["b", "a"]}])
+    assert of("a", "n1", "b") != of("a", "n1", "c")
