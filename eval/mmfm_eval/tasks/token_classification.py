@@ -42,7 +42,7 @@ class Config:
 
 @dataclass(frozen=True)
 class TaggedTexts(OwnPass):
-    """By sample id the tokens, and the tags of the `field`, of every sample that has both."""
+    """By sample id the tokens, and the tags of the `field`, of every sample shown that has both."""
 
     field: str = "tags"
 
@@ -50,8 +50,8 @@ class TaggedTexts(OwnPass):
         manifest = data[self.source].manifest
         reader = SampleReader([(self.source, manifest)])
         found = {}
-        for shard, described in enumerate(manifest.shards):
-            for index in range(described.samples):
+        for shard in range(len(manifest.shards)):
+            for index in np.flatnonzero(manifest.index(shard).has_some()).tolist():
                 raw = reader.read(0, shard, index)
                 tokens, tags = raw.meta.get("tokens"), raw.meta.get(self.field)
                 if tokens and tags and len(tokens) == len(tags):
