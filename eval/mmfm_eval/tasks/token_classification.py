@@ -19,6 +19,7 @@ import numpy as np
 
 from mmfm.config import ConfigError
 from mmfm.data.reader import SampleReader
+from mmfm.data.transforms.base import BadSample
 from mmfm.entities import OUTSIDE, repaired
 from mmfm.entities import entities as entities_of
 from mmfm.types import IGNORE_INDEX
@@ -52,7 +53,10 @@ class TaggedTexts(OwnPass):
         found = {}
         for shard in range(len(manifest.shards)):
             for index in np.flatnonzero(manifest.index(shard).has_some()).tolist():
-                raw = reader.read(0, shard, index)
+                try:
+                    raw = reader.read(0, shard, index)
+                except BadSample:
+                    continue
                 tokens, tags = raw.meta.get("tokens"), raw.meta.get(self.field)
                 if tokens and tags and len(tokens) == len(tags):
                     found[raw.sample_id] = (tokens, tags)
