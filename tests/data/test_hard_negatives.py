@@ -202,9 +202,7 @@ def test_too_few_samples_of_another_group(folder: Path, specs: Specs, tmp_path: 
         next(iter(pipeline(folder, specs, table)))
 
 
-def test_none_is_taken_from_outside_the_subset(
-    folder: Path, specs: Specs, tmp_path: Path
-) -> None:
+def test_none_is_taken_from_outside_the_subset(folder: Path, specs: Specs, tmp_path: Path) -> None:
     """And that is no bad sample."""
     table = make_table(folder, tmp_path / "t", {TO_TEXT: {}})
     run = pipeline(folder, specs, table, subset={"share": 0.3})
