@@ -169,8 +169,11 @@ class NegativeDraws:
     def _decoded(
         self, number: int, wanted: set[str], group: int, seed: int, bad: list[BadRecord]
     ) -> Sample | None:
+        source, shard, index = self.numbers.place(number)
+        if self.reader.sources[source][1].index(shard).modalities(index) is None:
+            return None  # outside the subset, which is no fault of the sample
         try:
-            raw = self.reader.read(*self.numbers.place(number))
+            raw = self.reader.read(source, shard, index)
             if not wanted <= set(raw.modalities):
                 return None
             found = self.decoder.decode(raw, seed, only=wanted)

@@ -78,6 +78,13 @@ class ShardIndex:
     def __len__(self) -> int:
         return len(self.offsets)
 
+    def modalities(self, i: int) -> tuple[str, ...] | None:
+        """What the sample at `i` has; None for one that is outside."""
+        code = int(self.set_codes[i])
+        if code == OUTSIDE:
+            return None
+        return tuple(self.set_names[code].split("+")) if self.set_names[code] else ()
+
     def members(self, modality_set: str) -> NDArray[np.int32]:
         """The positions in the shard of the samples with this modality set, ascending: int32."""
         code = self.set_names.index(modality_set)

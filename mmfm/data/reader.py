@@ -47,6 +47,9 @@ class SampleReader:
         name, manifest = self.sources[source]
         entries = manifest.index(shard)
         place = f"{name}/{manifest.shards[shard].name}/{entries.key(index)}"
+        modalities = entries.modalities(index)
+        if modalities is None:
+            raise BadSample("outside the subset", place)
         size = int(entries.sizes[index])
         if self.max_sample_bytes is not None and size > self.max_sample_bytes:
             raise BadSample("sample too large", place, f"{size} bytes")
@@ -64,13 +67,12 @@ class SampleReader:
             raise BadSample(bad.reason, place, bad.detail) from None
         identity = meta.get("id")
         usable = isinstance(identity, str | int) and identity != ""
-        modality_set = entries.set_names[entries.set_codes[index]]
         return RawSample(
             files=files,
             meta=meta,
             sample_id=str(identity) if usable else place,
             place=place,
-            modalities=tuple(modality_set.split("+")) if modality_set else (),
+            modalities=modalities,
         )
 
 

@@ -32,11 +32,13 @@ class Head(nn.Module):
     """An output for one downstream task. `reads` names its inputs; `label` the field of the samples
     it learns; `metrics` what the evaluation task ``head`` judges it by, the mean over the samples
     of each: "accuracy", or a name that ends with ``error`` or ``loss`` where lower is better.
+    `asked_by`: the method of `Predictor` by which a user asks it, where that isn't ``predict``.
     """
 
     reads: tuple[Read, ...] = ()
     label: str | None = None
     metrics: Mapping[str, Metric] = {}
+    asked_by: str = "predict"
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:

@@ -69,6 +69,8 @@ class Config(TransformerConfig):
 class RecommendationHead(Head):
     """Scores of all items after each item of a history."""
 
+    asked_by = "recommend"
+
     def __init__(self, config: Config, model: Model, item_ids: Sequence[str]) -> None:
         super().__init__()
         if len(item_ids) < 2:

@@ -97,6 +97,8 @@ class RetrievalHead(Head):
     ``retrieval`` judges them.
     """
 
+    asked_by = "encode"
+
     def __init__(self, config: Config, model: Model) -> None:
         super().__init__()
         self.contrastive = Contrastive(config, model)

@@ -110,6 +110,11 @@ class Predictor:
             ValueError: for lists of different lengths, or a sample without any of what is read.
         """
         head = self._head()
+        if head.asked_by != "predict":
+            raise ConfigError(
+                f"{type(head).__name__} says nothing of a sample by itself: use {head.asked_by} in "
+                "the place of predict"
+            )
         given = items.by_modality(inputs, self.specs)
         samples = items.check_samples(given, {m for read in head.reads for m in read.modalities})
         transforms = {m: self.item_transforms[m] for m in given}

@@ -13,6 +13,7 @@ import torch
 
 from mmfm.config import from_dict
 from mmfm.data.every_sample import EverySample
+from mmfm.data.facts import read_facts, visible
 from mmfm.data.hard_negatives import Direction, NegativeTable, Numbers
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import DataConfig, Pipeline
@@ -48,7 +49,13 @@ def pipeline(folder: Path, specs: Specs, table: NegativeTable | None, **more: An
     config = from_dict(
         DataConfig,
         {
-            "sources": {"set": {"path": str(folder), "splits": ["train"]}},
+            "sources": {
+                "set": {
+                    "path": str(folder),
+                    "splits": ["train"],
+                    "subset": more.pop("subset", None),
+                }
+            },
             "global_batch_size": 24,
             "streams": 4,
             "workers": more.pop("workers", 0),
@@ -193,6 +200,20 @@ def test_too_few_samples_of_another_group(folder: Path, specs: Specs, tmp_path: 
     table = make_table(folder, tmp_path / "t", {TO_TEXT: {}}, per_sample=150)
     with pytest.raises(ValueError, match=r"sample-\d+ has fewer than 150 samples of another group"):
         next(iter(pipeline(folder, specs, table)))
+
+
+def test_none_is_taken_from_outside_the_subset(folder: Path, specs: Specs, tmp_path: Path) -> None:
+    """And that is no bad sample."""
+    table = make_table(folder, tmp_path / "t", {TO_TEXT: {}})
+    run = pipeline(folder, specs, table, subset={"share": 0.3})
+    ((_, manifest),) = run._dataset.reader.sources
+    whole, shown = Manifest.open(str(folder), ["train"]), visible(manifest)
+    assert 0 < shown.sum() < len(whole)
+    names = set(np.array(read_facts(whole).names)[shown])
+    taken = {n for (b,) in itertools.islice(run, 4) for n, _ in behind(b)["text"]}
+    assert len(taken) > 10
+    assert taken <= names
+    assert not run.bad_counts
 
 
 def test_every_sample_comes_once_in_batches_that_no_rank_changes(

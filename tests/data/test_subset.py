@@ -17,8 +17,10 @@ from mmfm.data.facts import read_facts
 from mmfm.data.manifest import Manifest
 from mmfm.data.order import Order
 from mmfm.data.pipeline import DataConfig
+from mmfm.data.reader import SampleReader
 from mmfm.data.sequential import SequentialData
 from mmfm.data.subset import SubsetConfig, subset_of
+from mmfm.data.transforms.base import BadSample
 from tests.data.make_shards import Files, png, write_set
 
 SIZES = {"red": 20, "green": 10, "blue": 5}
@@ -244,6 +246,17 @@ def test_an_index_knows_who_is_outside(folder: Path) -> None:
     members = np.concatenate([index.members(name) for name in index.set_names])
     assert len(members) == sum(manifest.shards[0].modality_sets.values()) < len(index)
     assert manifest.shards[0].samples == len(index) == 12
+    assert {index.modalities(int(i)) for i in members} == {("image", "text")}
+
+
+def test_nothing_outside_is_read(folder: Path) -> None:
+    manifest = part(folder, share=0.5)
+    reader, outside = SampleReader([("set", manifest)]), []
+    for i in np.flatnonzero(~manifest.index(0).has_some()).tolist():
+        with pytest.raises(BadSample, match=r"set/000\.tar/s\d+: outside the subset"):
+            reader.read(0, 0, i)
+        outside.append(i)
+    assert 0 < len(outside) < 12
 
 
 @pytest.mark.parametrize(

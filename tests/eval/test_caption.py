@@ -12,6 +12,7 @@ import torch
 from mmfm.config import ConfigError, from_dict
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
+from mmfm.data.subset import SubsetConfig, subset_of
 from mmfm.predictor import Predictor, load
 from mmfm.predictor.captions import Writing, write_captions
 from mmfm_eval.suite import SuiteConfig
@@ -103,6 +104,18 @@ def test_references_are_all_texts_of_a_sample(folder: Path, tokenizer: str) -> N
     details = task.details({task.readings[0]: found})
     assert details["rows"] == both
     assert {"id", "text", "references"} == set(details["examples"][0])
+
+
+def test_references_are_those_of_the_subset(folder: Path, tokenizer: str) -> None:
+    predictor = build(tokenizer, False)
+    data = source(folder, predictor)
+    part = subset_of(data.manifest, SubsetConfig(folds=3, part="held_out"))
+    held_out = EvaluationSource("val", part, predictor.specs, batch_size=7)
+    (found,) = evaluator().encode(predictor, {"val": held_out}).values()
+    (whole,) = evaluator().encode(predictor, {"val": data}).values()
+    assert 0 < len(found.texts) < len(whole.texts)
+    references = dict(zip(whole.ids, whole.references, strict=True))
+    assert found.references == [references[i] for i in found.ids]
 
 
 def found(texts: list[str], references: list[list[str]], frequent: str = "a dot") -> Found:

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from mmfm.config import from_dict
+from mmfm.data.subset import SubsetConfig
 from mmfm.next_item import Ranked
 from mmfm.objectives.base import Reconstruction
 from mmfm.predictor import Predictor
@@ -21,7 +22,7 @@ from mmfm_eval.metrics import neighbours
 from mmfm_eval.report.build import build
 from mmfm_eval.report.config import ReportConfig
 from mmfm_eval.report.context import Context
-from mmfm_eval.report.panels import finetune, reconstructions, viewers
+from mmfm_eval.report.panels import finetune, headline, reconstructions, viewers
 from mmfm_eval.report.ranked import rank
 from mmfm_eval.report.rows import percent
 from mmfm_eval.report.samples import Samples
@@ -281,3 +282,24 @@ def test_a_source_of_some_modalities_shows_nothing_else(tmp_path: Path) -> None:
     part = Samples("a", SourceConfig(path=data, modalities=["image"]))
     both = next(i for i in whole.places if {"image", "text"} <= set(whole.read(i).modalities))
     assert part.read(both).modalities == ("image",)
+
+
+def test_a_source_of_a_subset_shows_nothing_else(tmp_path: Path) -> None:
+    data = str(make_data(tmp_path / "data"))
+    whole = Samples("a", SourceConfig(path=data, splits=["val"]))
+    subsets = [SubsetConfig(share=0.4, part=part) for part in ("train", "held_out")]
+    parts = [Samples("a", SourceConfig(path=data, splits=["val"], subset=s)) for s in subsets]
+    assert all(0 < len(part.places) == len(part.manifest) for part in parts)
+    assert parts[0].places | parts[1].places == whole.places
+    assert not parts[0].places.keys() & parts[1].places.keys()
+    assert parts[0].left_out == 0
+    assert all(headline._speech(part) == headline._speech(whole) == [] for part in parts)
+
+
+def test_what_was_trained_on_is_a_part_of_a_source(tmp_path: Path) -> None:
+    data = str(make_data(tmp_path / "data"))
+    source = {"path": data, "splits": ["train"], "modalities": ["image"], "subset": {"share": 0.4}}
+    recipe = {"data": {"sources": {"few": source, "all": {"path": data, "splits": ["train"]}}}}
+    few, everything = headline._trained(SimpleNamespace(recipe=recipe))  # type: ignore[arg-type]
+    assert few["sets"].keys() == {"image"}
+    assert 0 < few["sets"]["image"] < sum(everything["sets"].values()) == 30

@@ -12,6 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from mmfm.config import ConfigError
+from mmfm.types import Label, LabelKind
 from tests.eval.fakes import (
     IMAGE,
     LABELLED,
@@ -201,6 +202,24 @@ def test_a_head_is_judged_with_calibration_and_per_class() -> None:
     assert table["fish"]["precision"] == pytest.approx(15 / 16)
     with pytest.raises(ConfigError, match="needs a checkpoint with a classification head"):
         scores(evaluator, FakePredictor(), a=source)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("set", "use the task multi_label"),
+        ("number", "use the task regression"),
+        ("tags", "use the task token_classification"),
+    ],
+)
+def test_what_is_not_one_class_a_sample_has_its_own_task(kind: LabelKind, message: str) -> None:
+    head = SimpleNamespace(label="kind", label_names=["a", "b"])
+    predictor: Any = SimpleNamespace(head=head, specs={}, label=Label("kind", ["a", "b"], kind))
+    evaluator = task(type="classification", source="a")
+    with pytest.raises(ConfigError, match=message):
+        evaluator.check_model(predictor)
+    predictor.label = Label("kind", ["a", "b"])
+    evaluator.check_model(predictor)
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ from sklearn.metrics import f1_score as macro_f1
 
 from mmfm.config import ConfigError
 from mmfm.data.manifest import Manifest
+from mmfm.data.subset import SubsetConfig, subset_of
 from mmfm.types import IGNORE_INDEX, Label
 from mmfm_eval.metrics import entities
-from mmfm_eval.tasks.token_classification import Config
+from mmfm_eval.tasks.token_classification import Config, TaggedTexts
 from mmfm_prep.cli import main as data_command
+from tests.data.make_shards import png, write_set
 
 NAMES = ["B-creature", "B-place", "I-creature", "I-place", "O"]
 TEXT = st.lists(st.sampled_from(NAMES), min_size=1, max_size=8)
@@ -152,6 +154,23 @@ def test_a_head_beside_the_dictionary_and_chance(sources: dict[str, Any]) -> Non
     assert details["per_entity"][0] == {
         "class": "creature", "precision": 1.0, "recall": 1.0, "f1": 1.0, "support": 1,
     }  # fmt: skip
+
+
+def test_a_dictionary_is_made_of_the_subset_alone(sources: dict[str, Any]) -> None:
+    whole = TaggedTexts("train").run(None, sources)
+    part = subset_of(sources["train"].manifest, SubsetConfig(folds=2))
+    known = TaggedTexts("train").run(None, {"train": SimpleNamespace(manifest=part)})
+    assert (len(whole), len(known)) == (2, 1)
+    assert known.items() <= whole.items()
+
+
+def test_damaged_texts_are_left_out(tmp_path: Path) -> None:
+    meta = {"id": "a", "texts": ["Ada left"], "tokens": ["Ada", "left"], "tags": ["B-x", "O"]}
+    good, bad = {"json": json.dumps(meta).encode()}, {"json": b"{", "png": png(1)}
+    manifest = Manifest.open(write_set(tmp_path, [[("0", bad), ("1", good)]]))
+    assert manifest.index(0).has_some().all()
+    data = {"train": SimpleNamespace(manifest=manifest)}
+    assert TaggedTexts("train").run(None, data) == {"a": (meta["tokens"], meta["tags"])}
 
 
 def test_tags_that_are_no_entities_are_judged_by_token() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 import mmfm
 from mmfm.config import ConfigError
 from mmfm.heads.recommendation import RecommendationHead
+from mmfm.predictor import Predictor
 from mmfm.types import IGNORE_INDEX, Batch
 from tests import tiny
 
@@ -166,6 +167,13 @@ def test_predictions_are_all_items_by_score(tokenizer: str) -> None:
     found = task.head.predict(outputs)
     assert found["item"].shape == (2, 9)
     assert (outputs["logits"].gather(1, found["item"]).diff(dim=1) <= 0).all()
+
+
+def test_a_user_asks_for_recommendations(tokenizer: str) -> None:
+    predictor = Predictor(build(tokenizer))
+    with pytest.raises(ConfigError, match=r"RecommendationHead says nothing .*: use recommend"):
+        predictor.predict(histories=[["i1", "i2"]])
+    assert len(predictor.recommend(["i1", "i2"], k=3)) == 3
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import mmfm
 from mmfm.config import ConfigError, from_dict
 from mmfm.heads.retrieval import Config
 from mmfm.objectives.contrastive import info_nce
+from mmfm.predictor import Predictor
 from mmfm.types import Batch
 from tests import tiny
 
@@ -71,6 +72,13 @@ def test_outputs_loss_and_predictions(tokenizer) -> None:
     loss = task.head.loss(outputs, batch)
     assert loss["image_text"][0].item() == task(batch).losses["head/image_text"][0].item()
     assert task.head.predict(outputs) is outputs
+
+
+def test_a_user_asks_for_embeddings(tokenizer) -> None:
+    predictor = Predictor(build(tokenizer, "head").eval())
+    with pytest.raises(ConfigError, match=r"RetrievalHead says nothing .*: use encode"):
+        predictor.predict(texts=["a red dot"])
+    assert predictor.encode(texts=["a red dot"])["text"].shape[0] == 1
 
 
 def with_negatives(batch: Batch, text_of: list[int], image_of: list[int]) -> Batch:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmfm.data.manifest import MANIFEST, Manifest
 from mmfm.data.reader import RawSample, SampleReader
+from mmfm.data.subset import subset_of
 from mmfm.data.transforms.base import BadSample
 from mmfm_eval.report.missing import Missing
 from mmfm_eval.suite import SourceConfig
@@ -21,7 +22,8 @@ class Samples:
         self.name = name
         self.config = config
         try:
-            self.manifest = Manifest.open(config.path, config.splits, config.modalities)
+            opened = Manifest.open(config.path, config.splits, config.modalities)
+            self.manifest = subset_of(opened, config.subset) if config.subset else opened
         except ValueError as error:
             if Path(config.path).exists():
                 raise ValueError(f"sources.{name}: {error}") from None
@@ -44,8 +46,11 @@ class Samples:
     def places(self) -> dict[str, tuple[int, int]]:
         """Id ▶ (shard, index in the shard), in the order of the shards."""
         found = {}
-        for shard, described in enumerate(self.manifest.shards):
-            for index in range(described.samples):
+        for shard in range(len(self.manifest.shards)):
+            entries = self.manifest.index(shard)
+            for index in range(len(entries)):
+                if entries.modalities(index) is None:
+                    continue  # outside the subset
                 try:
                     found[self._reader.read(0, shard, index).sample_id] = (shard, index)
                 except BadSample:

@@ -197,11 +197,11 @@ def _values(texts: list[Words], references: list[list[Words]]) -> dict[str, floa
 
 
 def _texts_of(source: Any, transform: Any) -> dict[str, list[str]]:
-    """Id ▶ all texts of each sample of a source that has any."""
+    """Id ▶ all texts of each sample that a source shows, if it has any."""
     reader = SampleReader([(source.name, source.manifest)])
     texts = {}
-    for shard, described in enumerate(source.manifest.shards):
-        for index in range(described.samples):
+    for shard in range(len(source.manifest.shards)):
+        for index in np.flatnonzero(source.manifest.index(shard).has_some()).tolist():
             try:
                 raw = reader.read(0, shard, index)
                 contents = transform.contents(raw.files, raw.meta)

@@ -17,10 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfm.config import ConfigError
+from mmfm.types import LabelKind
 from mmfm_eval.metrics import bootstrap, classification
 from mmfm_eval.mistakes import Mistake, worst
 from mmfm_eval.readings import HeadOutputs, Predictor, Reading
 from mmfm_eval.tasks.base import Evaluator, Score
+
+_TASKS: dict[LabelKind, str] = {
+    "set": "multi_label",
+    "number": "regression",
+    "tags": "token_classification",
+}
 
 
 @dataclass(kw_only=True)
@@ -54,6 +61,12 @@ class Classification(Evaluator):
         return (self._reading,)
 
     def check_model(self, predictor: Predictor) -> None:
+        label = getattr(predictor, "label", None)
+        if label is not None and label.kind != "class":
+            raise ConfigError(
+                f"the checkpoint's head learnt {label.field!r}, which is not one class a sample: "
+                f"use the task {_TASKS[label.kind]}"
+            )
         if not getattr(predictor.head, "label_names", None):
             raise ConfigError(
                 "a classification task needs a checkpoint with a classification head: fine-tune "

@@ -20,6 +20,7 @@ import numpy as np
 from mmfm.config import ConfigError
 from mmfm.data.reader import SampleReader
 from mmfm.data.transforms._tagged_text import OTHER_TAGS
+from mmfm.data.transforms.base import BadSample
 from mmfm.entities import OUTSIDE, repaired
 from mmfm.entities import entities as entities_of
 from mmfm.types import IGNORE_INDEX
@@ -43,7 +44,7 @@ class Config:
 
 @dataclass(frozen=True)
 class TaggedTexts(OwnPass):
-    """By sample id the tokens, and the tags of the `field`, of every sample that has both."""
+    """By sample id the tokens, and the tags of the `field`, of every sample shown that has both."""
 
     field: str = "tags"
 
@@ -51,9 +52,12 @@ class TaggedTexts(OwnPass):
         manifest = data[self.source].manifest
         reader = SampleReader([(self.source, manifest)])
         found = {}
-        for shard, described in enumerate(manifest.shards):
-            for index in range(described.samples):
-                raw = reader.read(0, shard, index)
+        for shard in range(len(manifest.shards)):
+            for index in np.flatnonzero(manifest.index(shard).has_some()).tolist():
+                try:
+                    raw = reader.read(0, shard, index)
+                except BadSample:
+                    continue
                 tokens, tags = raw.meta.get("tokens"), raw.meta.get(self.field)
                 if tokens and tags and len(tokens) == len(tags):
                     found[raw.sample_id] = (tokens, tags)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmfm.config import from_dict
 from mmfm_eval.report.missing import Missing
 from mmfm_eval.report.panels.base import Panel, PanelConfig
 from mmfm_eval.report.samples import Samples
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from mmfm_eval.report.run import Run
 
 _LOOKED_AT = 64
+_PART = ("path", "splits", "modalities", "subset")
+"""What a recipe says of which samples of a source are read."""
 
 
 @dataclass(kw_only=True)
@@ -120,7 +123,8 @@ def _trained(run: Run) -> list[dict[str, Any]]:
     found = []
     for name, source in run.recipe["data"]["sources"].items():
         try:
-            samples = Samples(name, SourceConfig(path=source["path"], splits=source.get("splits")))
+            part = {key: source[key] for key in _PART if source.get(key) is not None}
+            samples = Samples(name, from_dict(SourceConfig, part, f"data.sources.{name}"))
         except Missing:
             splits = _short(source.get("splits") or [])
             found.append({"name": name, "splits": splits, "sets": {}, "speech": []})
@@ -138,7 +142,7 @@ def _described(samples: Samples) -> dict[str, Any]:
     return {
         "name": samples.name.replace("_", " "),
         "splits": _short(splits),
-        "sets": {" + ".join(k.split("+")): n for k, n in sets.items() if k},
+        "sets": {" + ".join(k.split("+")): n for k, n in sets.items() if k and n},
         "speech": _speech(samples),
     }
 
@@ -154,10 +158,11 @@ def _speech(samples: Samples) -> list[str]:
     """The kinds of speech that the metadata of a spread of samples name."""
     kinds = set()
     for shard, described in enumerate(samples.manifest.shards):
-        if not any("audio" in s for s in described.modality_sets):
+        if not any("audio" in s for s, count in described.modality_sets.items() if count):
             continue
-        for index in np.linspace(0, described.samples - 1, _LOOKED_AT).round().astype(int):
-            kinds.add(samples.at(shard, int(index)).meta.get("speech"))
+        shown = np.flatnonzero(samples.manifest.index(shard).has_some())
+        for at in np.linspace(0, len(shown) - 1, _LOOKED_AT).round().astype(int):
+            kinds.add(samples.at(shard, int(shown[at])).meta.get("speech"))
     return sorted(str(k) for k in kinds if k)
 
 
