@@ -12,7 +12,7 @@ from sklearn import metrics
 
 from mmfm.config import ConfigError
 from mmfm.types import Label
-from mmfm_eval.metrics import multi_label
+from mmfm_eval.metrics import multi_label, regression
 from mmfm_eval.tasks.multi_label import Config as MultiLabel
 from mmfm_eval.tasks.regression import Config as Regression
 
@@ -54,6 +54,30 @@ def test_a_constant_prediction_correlates_with_nothing() -> None:
     y = RNG.normal(0, 1, N)
     found = scores(Regression(source="a").build(), {"value": np.ones(N)}, y, **HEAD)
     assert found["rank_correlation"].value == 0
+
+
+@pytest.mark.parametrize("middle", [0.1, 1e8, -1e12])
+def test_numbers_far_from_zero(middle: float) -> None:
+    y = middle + RNG.normal(0, 1, N)
+    p = y + RNG.normal(0, 0.5, N)
+    weights = np.stack([np.ones(N), RNG.multinomial(N, np.full(N, 1 / N))])
+    found = regression.r2(y, p)(weights)
+    assert found == pytest.approx([metrics.r2_score(y, p, sample_weight=w) for w in weights])
+
+
+@pytest.mark.parametrize("n", [3, 60])
+@pytest.mark.parametrize("number", [0.0, 0.1, 36.6, 1e8 / 3])
+def test_equal_numbers_leave_nothing_to_explain(number: float, n: int) -> None:
+    """All of them, or all of a resample."""
+    y = np.array([*np.full(n, number), *np.full(n, 7 * number + 0.3)])
+    p = y + RNG.normal(0, 1, 2 * n)
+    whole, first, last = np.ones(2 * n), np.repeat([1.0, 0.0], n), np.repeat([0.0, 1.0], n)
+    some = regression.r2(y, p)(np.stack([whole, first, last]))
+    assert np.isnan(some).tolist() == [False, True, True]
+    assert np.isnan(regression.r2(y[:n], p[:n])(np.ones((1, n)))).all()
+    correlation = regression.rank_correlation(y, p)(np.stack([whole, first, last]))
+    assert correlation[0] == pytest.approx(spearmanr(y, p).statistic)
+    assert correlation[1:].tolist() == [0, 0]
 
 
 def test_other_heads_and_broken_numbers_are_refused() -> None:

@@ -29,7 +29,7 @@ def r2(truth: NDArray[Any], predicted: NDArray[Any]) -> Statistic:
     y, p = np.asarray(truth, np.float64), np.asarray(predicted, np.float64)
 
     def statistic(weights: Floats) -> Floats:
-        error, variance = weights @ np.square(p - y), _squares(weights, y, y)
+        error, variance = weights @ np.square(p - y), _spread(weights, y)
         return 1 - error / np.where(variance > 0, variance, np.nan)
 
     return statistic
@@ -42,14 +42,27 @@ def rank_correlation(truth: NDArray[Any], predicted: NDArray[Any]) -> Statistic:
     y, p = rankdata(truth), rankdata(predicted)
 
     def statistic(weights: Floats) -> Floats:
-        spread = np.sqrt(_squares(weights, y, y) * _squares(weights, p, p))
-        return _squares(weights, y, p) / np.where(spread > 1e-9, spread, np.inf)
+        spread = np.sqrt(_spread(weights, y) * _spread(weights, p))
+        return _products(weights, y, p) / np.where(spread > 0, spread, np.inf)
 
     return statistic
 
 
-def _squares(weights: Floats, a: NDArray[Any], b: NDArray[Any]) -> Floats:
+def _spread(weights: Floats, a: NDArray[Any]) -> Floats:
+    """The weighted sum of squared differences from the mean: 0 where all numbers are the same."""
+    squares = _products(weights, a, a)
+    return np.where(squares > 1e-12 * (weights @ np.square(_centred(a))), squares, 0)
+
+
+def _products(weights: Floats, a: NDArray[Any], b: NDArray[Any]) -> Floats:
     """The weighted sum of products of differences from the means."""
-    total = weights.sum(1)
-    centre = weights @ a / total
+    a, b = _centred(a), _centred(b)
+    centre = weights @ a / weights.sum(1)
     return np.asarray(weights @ (a * b) - centre * (weights @ b), dtype=np.float64)
+
+
+def _centred(a: NDArray[Any]) -> NDArray[Any]:
+    """Without what all have in common, which would leave few digits to the differences. Unlike the
+    mean, the median leaves nothing of equal numbers.
+    """
+    return np.asarray(a - np.median(a), dtype=np.float64)
