@@ -160,6 +160,20 @@ def test_epochs_are_of_the_new_data(first: Path, grown: Path, tmp_path: Path) ->
         load_finetune(config, [*overrides, "replay=1"])
 
 
+def test_a_head_that_was_trained_on_mixed_inputs(first: Path, grown: Path, tmp_path: Path) -> None:
+    """It goes on where the encoder is cached now, so that nothing can be mixed any more."""
+    encoder = "model.encoders.image={frozen: true, cache: true}"
+    more = (encoder, "head.modalities=[image]")
+    task = prepared(grown, first, tmp_path / "run", "init_head=never", *more).task
+    assert isinstance(task, FinetuneTask)
+    settings = {"type": "classification", "label": "shape", "modalities": ["image"]}
+    label = Label("shape", task.head.label_names)
+    weights = {name: torch.ones_like(one) for name, one in task.head.state_dict().items()}
+    before = HeadBefore({**settings, "mix": {"mixup": 0.2}}, label, weights, "runs/old")
+    assert take_head(task, before) == "goes on from that of runs/old"
+    assert task.head.classifier.weight.all()
+
+
 def test_a_weight_that_the_recipe_gives_counts(
     first: Path, grown: Path, synthetic: Path, tmp_path: Path, monkeypatch
 ) -> None:
