@@ -41,7 +41,7 @@ def each_fold(config: str, overrides: Sequence[str], folds: int) -> Iterator[lis
     recipe = load_finetune(config, overrides)
     _check(recipe)
     folder = Path(recipe.run.dir)
-    about = _about(config, overrides, folds)
+    about = _about(config, overrides, recipe, folds)
     told = _read(folder / RESULT, about, recipe.run.dir)
     words = [fold_overrides(recipe, folds, fold) for fold in range(folds)]
     for of_fold in words:
@@ -170,9 +170,11 @@ def table(results: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _about(config: str, overrides: Sequence[str], folds: int) -> dict[str, Any]:
-    """What must be the same for all folds."""
-    raw = {**read_yaml(config, overrides), "run": None, "test": None}
+def _about(
+    config: str, overrides: Sequence[str], recipe: FinetuneConfig, folds: int
+) -> dict[str, Any]:
+    """What must be the same for all folds; of `run` that is the seed."""
+    raw = {**read_yaml(config, overrides), "run": {"seed": recipe.run.seed}, "test": None}
     text = json.dumps(raw, sort_keys=True, default=str)
     return {"folds": folds, "recipe_sha256": hashlib.sha256(text.encode()).hexdigest()}
 

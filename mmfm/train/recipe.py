@@ -152,6 +152,7 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
     """
     raw = _read(path, overrides)
     init, model = raw.get("init"), raw.get("model") or {}
+    replayed: set[str] = set()
     if init is not None:
         if not isinstance(init, str):
             raise ConfigError(f"init = {init!r}: the path of a checkpoint is needed")
@@ -166,22 +167,23 @@ def load_finetune(path: str | Path, overrides: Sequence[str] = ()) -> FinetuneCo
             inherited = {m: settings for m, settings in known if encoders.get(m)}
             data["transforms"] = merge(inherited, data.get("transforms") or {})
         if raw.get("replay"):
-            _inherit_replayed(data, before)
+            replayed = _inherit_replayed(data, before)
     elif "model" not in raw:
         raise ConfigError("name a checkpoint as init, or describe a model")
-    resolve_epochs(raw)
+    resolve_epochs(raw, replayed)
     return from_dict(FinetuneConfig, raw)
 
 
-def _inherit_replayed(data: Any, before: Checkpoint) -> None:
-    """What ``data.sources.replay-NAME`` doesn't set is as it was in the checkpoint's recipe."""
+def _inherit_replayed(data: Any, before: Checkpoint) -> set[str]:
+    """What ``data.sources.replay-NAME`` doesn't set is as it was in the checkpoint's recipe; the
+    names of all that are replayed.
+    """
+    there = {f"replay-{name}": one for name, one in before.config["data"]["sources"].items()}
     sources = data.get("sources") if isinstance(data, Mapping) else None
-    if not isinstance(sources, dict):
-        return
-    for name, settings in before.config["data"]["sources"].items():
-        over = sources.get(f"replay-{name}")
-        if isinstance(over, Mapping):
-            sources[f"replay-{name}"] = merge(settings, over)
+    if isinstance(sources, dict):
+        both = {name: sources[name] for name in there if isinstance(sources.get(name), Mapping)}
+        sources.update({name: merge(there[name], over) for name, over in both.items()})
+    return set(there)
 
 
 def _read(path: str | Path, overrides: Sequence[str]) -> dict[str, Any]:

@@ -81,7 +81,9 @@ def take_head(task: FinetuneTask, before: HeadBefore | str) -> str:
     head = task.head
     try:
         with torch.random.fork_rng(devices=[]):
-            config = component(before.settings, Component("mmfm.heads"), "head")
+            # How it was trained may not suit the encoders as they are now, as where one is cached.
+            settings = {key: value for key, value in before.settings.items() if key != "mix"}
+            config = component(settings, Component("mmfm.heads"), "head")
             old: Head = config.build(task.model, before.names)
         load_named(old, before.weights, before.where)
         if old.reads != head.reads:

@@ -89,8 +89,10 @@ def test_the_same_command_goes_on(run: Path, tmp_path: Path, capfd) -> None:
     capfd.readouterr()
     assert cli.main(words) == 0
     assert capfd.readouterr().out.startswith("over folds")
-    assert cli.main([*words, "optim.lr=0.1"]) == 2
-    assert "holds 3 folds of another recipe" in capfd.readouterr().err
+    assert cli.main([*words, "run.seed=0", "run.feature_cache=elsewhere"]) == 0
+    for other in ("optim.lr=0.1", "run.seed=1"):
+        assert cli.main([*words, other]) == 2
+        assert "holds 3 folds of another recipe" in capfd.readouterr().err
 
 
 def test_a_stopped_fold_is_not_counted(synthetic: Path, tmp_path: Path, monkeypatch) -> None:

@@ -16,13 +16,14 @@ import torch
 import mmfm
 from mmfm import cli
 from mmfm.checkpoint import Checkpoint
-from mmfm.config import ConfigError
+from mmfm.config import ConfigError, dump
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import SourceConfig
 from mmfm.data.sequential import SequentialData
 from mmfm.task import FinetuneTask
+from mmfm.train.epochs import count_samples
 from mmfm.train.finetune import prepare
-from mmfm.train.recipe import FinetuneConfig
+from mmfm.train.recipe import FinetuneConfig, load_finetune
 from mmfm.train.refit import HeadBefore, join_replay, take_head
 from mmfm.train.run import Run
 from mmfm.types import Label
@@ -140,6 +141,37 @@ def test_a_source_that_has_moved(first: Path, grown: Path, synthetic: Path, tmp_
     assert run.recipe.data.sources["replay-synthetic"].weight == pytest.approx(
         0.25 * sum(s.samples for s in run.pipeline(1).order.strata if s.source_name == "synthetic")
     )
+
+
+def test_epochs_are_of_the_new_data(first: Path, grown: Path, tmp_path: Path) -> None:
+    more = ("replay=0.2", "train.epochs=2", "train.max_steps=null")
+    _, config, *overrides = finetune(grown, first, tmp_path / "run", *more)
+    recipe = load_finetune(config, overrides)
+    samples = count_samples(manifest for _, manifest, _ in recipe.data.open_sources())
+    steps = -(-2 * samples * 10 // (8 * recipe.data.global_batch_size))
+    assert recipe.train.max_steps == steps
+    # The recipe that the run writes names what is replayed as its sources.
+    join_replay(recipe, Checkpoint.open(first))
+    (tmp_path / "config.yaml").write_text(dump(recipe))
+    assert load_finetune(tmp_path / "config.yaml").train.max_steps == steps
+    with pytest.raises(ConfigError, match=r"samples in batches of \d+, 0\.2 of them replay\), but"):
+        load_finetune(tmp_path / "config.yaml", ["train.epochs=3"])
+    with pytest.raises(ConfigError, match=r"replay = 1 is a share of the draws"):
+        load_finetune(config, [*overrides, "replay=1"])
+
+
+def test_a_head_that_was_trained_on_mixed_inputs(first: Path, grown: Path, tmp_path: Path) -> None:
+    """It goes on where the encoder is cached now, so that nothing can be mixed any more."""
+    encoder = "model.encoders.image={frozen: true, cache: true}"
+    more = (encoder, "head.modalities=[image]")
+    task = prepared(grown, first, tmp_path / "run", "init_head=never", *more).task
+    assert isinstance(task, FinetuneTask)
+    settings = {"type": "classification", "label": "shape", "modalities": ["image"]}
+    label = Label("shape", task.head.label_names)
+    weights = {name: torch.ones_like(one) for name, one in task.head.state_dict().items()}
+    before = HeadBefore({**settings, "mix": {"mixup": 0.2}}, label, weights, "runs/old")
+    assert take_head(task, before) == "goes on from that of runs/old"
+    assert task.head.classifier.weight.all()
 
 
 def test_a_weight_that_the_recipe_gives_counts(
