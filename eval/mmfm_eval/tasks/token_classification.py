@@ -72,7 +72,6 @@ class TokenClassification(Evaluator):
         self._reading = HeadReading(config.source)
         self._field = "tags"
         self._names: list[str] = []
-        self._all_names: list[str] = []
 
     @property
     def readings(self) -> tuple[Reading, ...]:
@@ -87,7 +86,6 @@ class TokenClassification(Evaluator):
                 "fine-tune one first (mmfm finetune)"
             )
         self._field, self._names = label.field, list(label.names)
-        self._all_names = [*self._names, *OTHER_TAGS]
 
     def score(self, encoded: Mapping[Reading, Any]) -> Iterable[Score]:
         judged = encoded[self._reading]
@@ -152,13 +150,18 @@ class TokenClassification(Evaluator):
         off = [i for i, (a, b) in enumerate(zip(truth, told, strict=True)) if a != b]
         return [(truth[i], i, i + 1) for i in off], [(told[i], i, i + 1) for i in off]
 
+    @property
+    def _all_names(self) -> list[str]:
+        return [*self._names, *OTHER_TAGS]
+
     def _are_entities(self) -> bool:
         return all(n == OUTSIDE or n.startswith(("B-", "I-")) for n in self._names)
 
     def _tags(self, numbers: Any) -> list[list[str]]:
         """The names of tags [n,W], of each text as many as it has tokens."""
+        names = self._all_names
         return [
-            [self._all_names[n] if n >= 0 else OUTSIDE for n in row if n != IGNORE_INDEX]
+            [names[n] if n >= 0 else OUTSIDE for n in row if n != IGNORE_INDEX]
             for row in numbers.tolist()
         ]
 
