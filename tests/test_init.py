@@ -15,6 +15,7 @@ import mmfm
 from mmfm.checkpoint import CheckpointError
 from mmfm.config import ConfigError
 from mmfm.task import FinetuneTask, PretrainTask
+from mmfm.types import Label
 from tests import tiny
 from tests.eval.tiny_checkpoint import SHAPES, make_checkpoint
 
@@ -28,7 +29,7 @@ def test_load(tmp_path: Path) -> None:
     make_checkpoint(tmp_path, head=True)
     predictor = mmfm.load(tmp_path, "cpu")
     assert predictor.device == torch.device("cpu")
-    assert predictor.label == ("shape", SHAPES)
+    assert predictor.label == Label("shape", SHAPES)
     assert predictor.encode(text=["a red dot"])["text"].shape == (1, 16)
     with pytest.raises(CheckpointError, match="there is no checkpoint in"):
         mmfm.load(tmp_path / "nowhere")

@@ -108,8 +108,9 @@ def test_scores_go_to_metrics_and_in_short_to_people(run: Path) -> None:
     assert all(row["n"] > 0 and row["chance"] > 0 and row["split"] == "eval" for row in rows)
     said = (run / "log.txt").read_text().splitlines()
     number = r"\d\.\d{4} \(chance \d\.\d{4}\)"
-    assert len(said) == 4
-    for line in said:
+    assert len(said) == 5
+    assert "checkpoints/best: step_00000022, image_to_text image_to_text_R@1" in said[-1]
+    for line in said[:4]:
         assert re.fullmatch(rf"step 22  \S+  \S+_to_\S+  R@1 {number}  R@5 {number}  n \d+", line)
 
 

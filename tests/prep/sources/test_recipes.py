@@ -104,7 +104,7 @@ EXPECTED: dict[str, tuple[list[str] | None, dict[str, int], dict[str, list[str]]
     "photos": (["train", "val"], {"image": 2}, {"class": ["cat"]}),
     "imdb": (["test", "train"], {"text": 2}, {"sentiment": ["pos"]}),
     "cc12m": (None, {"image+text": 1}, {}),
-    "wnut17": (["dev", "test", "train"], {"text": 3}, {}),
+    "wnut17": (["dev", "test", "train"], {"text": 3}, {"tags": ["B-x"]}),
 }
 
 
