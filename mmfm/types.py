@@ -14,12 +14,12 @@ For a recommendation head ``history`` [B_h,L] int64, rows of its table of items,
 
 Always there: ``rows`` {m: [B_m] int64, the sample of each row}, ``group``, ``mask_seed``,
 ``sample_hash`` [B] int64, ``sample_id`` (list of B strings); for a head also ``labels`` (see
-`mmfm.data.labels`). From the
-pipeline also ``masked_view`` [B] bool, the samples that enter the masked view (without it all do),
-and ``stream`` [B] int64, the canonical stream of each sample (without it all are of one). A
-micro-batch holds all that its streams have in the step. Behind those may stand others, to which
-``negative`` [B] bool is True: they are there to be told from the step's samples, and count for
-nothing else.
+`mmfm.data.labels`). From the pipeline also ``masked_view`` [B] bool, the samples that enter the
+masked view (without it all do), and ``stream`` [B] int64, the canonical stream of each sample
+(without it all are of one). A micro-batch holds all that its streams have in the step. Behind those
+may stand others, of which ``negative`` [B] bool is True: they are there to be told from the step's
+samples, and count for nothing else. A sample whose text comes in windows is there once for each,
+with ``window`` [B] int64 counting from 0.
 """
 
 from __future__ import annotations

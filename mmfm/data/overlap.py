@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmfm.data.facts import read_facts
+from mmfm.data.facts import read_facts, visible
 from mmfm.data.manifest import Manifest
 
 ID_LIMIT = 500_000
@@ -33,9 +33,5 @@ def common_sample(one: Manifest, other: Manifest) -> str | None:
 
 
 def _ids(manifest: Manifest) -> set[str]:
-    facts, found = read_facts(manifest), set[str]()
-    for number in range(len(manifest.shards)):
-        first = facts.first[number]
-        places = np.flatnonzero(manifest.index(number).has_some()).tolist()
-        found |= {told for i in places if (told := facts.ids[first + i]) is not None}
-    return found
+    facts, places = read_facts(manifest), np.flatnonzero(visible(manifest)).tolist()
+    return {told for i in places if (told := facts.ids[i]) is not None}

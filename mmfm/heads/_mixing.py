@@ -101,6 +101,14 @@ def mix(config: MixConfig, batch: Batch, modalities: Sequence[str]) -> Batch:
     return {**batch, **inputs, **masks, MIXED_WITH: partner, MIXED_SHARE: share}
 
 
+def mixed(target_BC: Tensor, batch: Batch) -> Tensor:
+    """The targets of the samples as `mix` left them: shares of their own and of the other one."""
+    if MIXED_WITH not in batch:
+        return target_BC
+    share: Tensor = batch[MIXED_SHARE][:, None]
+    return share * target_BC + (1 - share) * target_BC[batch[MIXED_WITH]]
+
+
 def _paste(into: Tensor, of: Tensor, own_share: float, rng: np.random.Generator) -> float:
     """Put a box of `of` [C,H,W] into a picture, in place; the share that stays its own."""
     height, width = into.shape[1:]

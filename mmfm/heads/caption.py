@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmfm.heads.base import Head, HeadObjective, Known
@@ -70,19 +69,15 @@ class CaptionHead(Head):
         """`ids` [n,max_length] of the texts that are written of the samples `rows` [n]; collective,
         in evaluation mode.
         """
-        longest = self.caption.frame(self.config.max_length).most
+        frame = self.caption.frame(self.config.max_length)
         if not features[self.reads[0]].has(self.caption.sources):
             none = batch["group"][:0]
-            return {"rows": none, "ids": none.new_zeros(0, longest)}
+            return {"rows": none, "ids": none.new_zeros(0, frame.most)}
         config = self.config
         samples, ids = self.caption.generate(
             dict(features), config.max_length, config.beams, config.length_penalty
         )
-        return {"rows": samples, "ids": self.filled(ids, longest)}
-
-    def filled(self, ids_NL: Tensor, length: int) -> Tensor:
-        """[N,length]: all texts equally long."""
-        return F.pad(ids_NL, (0, length - ids_NL.shape[1]), value=self.caption.end[0])
+        return {"rows": samples, "ids": frame.filled(ids)}
 
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
         return outputs

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmfm.config import nearest
 from mmfm.heads import _losses
-from mmfm.heads._mixing import MIXED_SHARE, MIXED_WITH, MixConfig, check_mixable, mix
+from mmfm.heads._mixing import MixConfig, check_mixable, mix, mixed
 from mmfm.heads._pooled import PooledHead
 from mmfm.heads.base import Metric
 from mmfm.model import Model
@@ -99,6 +99,7 @@ class ClassificationHead(PooledHead):
     """
 
     metrics: Mapping[str, Metric] = {"accuracy": correct}
+    each_loss = staticmethod(_losses.soft_cross_entropy)
 
     def __init__(self, config: Config, model: Model, label_names: Sequence[str]) -> None:
         if len(label_names) < 2 and not config.multi_label:
@@ -108,11 +109,8 @@ class ClassificationHead(PooledHead):
         super().__init__(model, config.modalities, len(label_names), config.dropout)
         self.label = config.label
         self.label_names = list(label_names)
-        self.label_smoothing, self.focal, self.mix = (
-            config.label_smoothing,
-            config.focal,
-            config.mix,
-        )
+        self.label_smoothing, self.focal = config.label_smoothing, config.focal
+        self.mix = config.mix
         check_mixable(config.mix, self.read, model)
         weight = torch.ones(len(label_names))
         given = config.class_weights
@@ -135,7 +133,7 @@ class ClassificationHead(PooledHead):
 
     def loss(self, outputs: dict[str, Tensor], batch: Batch) -> LossTerms:
         target, weight = self._targets(batch, outputs["rows"])
-        each = _losses.soft_cross_entropy(
+        each = self.each_loss(
             outputs["logits"].float(),
             target,
             self.class_weight,
@@ -152,9 +150,7 @@ class ClassificationHead(PooledHead):
         known = labels != IGNORE_INDEX
         target = torch.zeros(len(labels), len(self.label_names), device=labels.device)
         target[known, labels[known]] = 1.0
-        if MIXED_WITH in batch:
-            share = batch[MIXED_SHARE][:, None]
-            target = share * target + (1 - share) * target[batch[MIXED_WITH]]
+        target = mixed(target, batch)
         return target[rows], (target * self.class_weight).sum(1)[rows]
 
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -180,17 +176,7 @@ class MultiLabelHead(ClassificationHead):
     """The same layer, with a yes or no for each label: the mean binary cross-entropy over them."""
 
     metrics: Mapping[str, Metric] = {"accuracy": all_correct}
-
-    def loss(self, outputs: dict[str, Tensor], batch: Batch) -> LossTerms:
-        target, weight = self._targets(batch, outputs["rows"])
-        each = _losses.binary_cross_entropy(
-            outputs["logits"].float(),
-            target,
-            self.class_weight,
-            label_smoothing=self.label_smoothing,
-            focal=self.focal,
-        )
-        return {"classification": (each[weight > 0].sum(), weight.sum())}
+    each_loss = staticmethod(_losses.binary_cross_entropy)
 
     def _targets(self, batch: Batch, rows: Tensor) -> tuple[Tensor, Tensor]:
         """The share of each label [n,C] in the samples `rows`, and 1 for each sample with labels
@@ -199,9 +185,7 @@ class MultiLabelHead(ClassificationHead):
         labels = batch["labels"]
         known = labels[:, 0] != IGNORE_INDEX
         target = labels.float()
-        if MIXED_WITH in batch:
-            share = batch[MIXED_SHARE][:, None]
-            target = share * target + (1 - share) * target[batch[MIXED_WITH]]
+        target = mixed(target, batch)
         return target[rows], known[rows].float()
 
     def predict(self, outputs: dict[str, Tensor]) -> dict[str, Tensor]:

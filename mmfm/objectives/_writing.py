@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmfm import distributed
@@ -28,6 +29,10 @@ class Frame:
     begin: Sequence[int]
     end: int
     most: int
+
+    def filled(self, ids_NL: Tensor) -> Tensor:
+        """[N,most]: all texts equally long."""
+        return F.pad(ids_NL, (0, self.most - ids_NL.shape[1]), value=self.end)
 
     def begun(self, speak: Speaker, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """`count` texts that hold the beginning [N,1,L], and the logits after it [N,1,V]."""

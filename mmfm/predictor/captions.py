@@ -69,8 +69,7 @@ def write_captions(predictor: Predictor, data: Iterable[Batch], how: Writing) ->
     def write(batch: Batch) -> Output:
         features = task.features(batch, caption.reads)
         samples, ids = caption.generate(features, frame.most, beams, length_penalty)
-        filled = torch.nn.functional.pad(ids, (0, frame.most - ids.shape[1]), value=frame.end)
-        return Output(predictions={"rows": samples, "ids": filled})
+        return Output(predictions={"rows": samples, "ids": frame.filled(ids)})
 
     for batch in data:
         if not any(m in batch["rows"] for m in caption.sources):  # the same on all ranks

@@ -47,6 +47,14 @@ class KeepBest:
         sign = 1 if self.mode == "max" else -1
         return than is None or sign * value > sign * than
 
+    def best_step(self, values: Mapping[int, float]) -> int | None:
+        """The step with the best of `values`, the first of several; None where all are NaN."""
+        best: int | None = None
+        for step in sorted(values):
+            if self.is_better(values[step], None if best is None else values[best]):
+                best = step
+        return best
+
     def values_by_step(self, rows: Iterable[Mapping[str, Any]]) -> dict[int, float]:
         """Step ▶ the score, of the rows of metrics.jsonl after step 0; of a step that was run again
         the last one.

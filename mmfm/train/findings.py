@@ -49,13 +49,12 @@ def prune(run: Path, newest: int, by: KeepBest | None) -> None:
 
 def _best(steps: list[Path], by: KeepBest) -> Path | None:
     """None of step 0, which no checkpoint is of."""
-    best, highest = None, None
-    for step in steps:
+    values = {}
+    for place, step in enumerate(steps):
         path = step / f"{quote(by.task, safe=' ')}.json"
         if step.name == checkpoint.name_of(0) or not path.is_file():
             continue
         scores = json.loads(path.read_text(encoding="utf-8"))["scores"]
-        value = next(float(s["value"]) for s in scores if s["name"] == by.metric)
-        if by.is_better(value, highest):
-            best, highest = step, value
-    return best
+        values[place] = next(float(s["value"]) for s in scores if s["name"] == by.metric)
+    best = by.best_step(values)
+    return None if best is None else steps[best]

@@ -20,7 +20,7 @@ from scipy.special import stdtrit
 
 from mmfm import distributed
 from mmfm.config import ConfigError, read_yaml, to_dict
-from mmfm.data.facts import read_facts
+from mmfm.data.facts import read_facts, visible
 from mmfm.data.manifest import Manifest
 from mmfm.files import write_json
 from mmfm.train.evaluation import open_manifests
@@ -114,11 +114,8 @@ def _check_apart(recipe: FinetuneConfig) -> None:
 
 
 def _groups(manifest: Manifest) -> set[str]:
-    facts, found = read_facts(manifest), set[str]()
-    for number in range(len(manifest.shards)):
-        places = np.flatnonzero(manifest.index(number).has_some()).tolist()
-        found |= {facts.groups[facts.first[number] + i] for i in places}
-    return found
+    facts = read_facts(manifest)
+    return {facts.groups[i] for i in np.flatnonzero(visible(manifest)).tolist()}
 
 
 def scores_of(run: Path, recipe: FinetuneConfig) -> list[dict[str, Any]]:
@@ -126,12 +123,9 @@ def scores_of(run: Path, recipe: FinetuneConfig) -> list[dict[str, Any]]:
     else of its last.
     """
     rows = [r for r in read_metrics(run / "metrics.jsonl") if r.get("split") == "eval"]
-    step, best = max(row["step"] for row in rows), None
-    wanted = recipe.train.keep_best
-    for at, value in ({} if wanted is None else wanted.values_by_step(rows)).items():
-        assert wanted is not None
-        if wanted.is_better(value, best):
-            step, best = at, value
+    step, wanted = max(row["step"] for row in rows), recipe.train.keep_best
+    if wanted is not None:
+        step = wanted.best_step(wanted.values_by_step(rows)) or step
     last = {(r["task"], r["metric"]): r for r in rows if r["step"] == step}
     keys = ("step", "task", "metric", "value", "n")
     return [{key: row[key] for key in keys} for row in last.values()]

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import Component, ConfigError, component, from_dict
-from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import SourceConfig
 from mmfm.heads.base import Head
 from mmfm.heads.recommendation import ItemsConfig
 from mmfm.heads.regression import RegressionHead
 from mmfm.task import FinetuneTask
+from mmfm.train.epochs import count_samples
 from mmfm.train.recipe import FinetuneConfig
 from mmfm.types import Label, LabelKind
 from mmfm.weights import load_named
@@ -142,7 +142,7 @@ def join_replay(recipe: FinetuneConfig, found: Checkpoint | None) -> None:
     names = {f"replay-{name}": settings for name, settings in there.items()}
     for name, manifest, weight in recipe.data.open_sources():
         if name not in names:
-            own += weight or _samples(manifest)
+            own += weight or count_samples([manifest])
     if not own:
         raise ConfigError("replay: data.sources has nothing but what is replayed")
     for name, settings in names.items():
@@ -154,7 +154,7 @@ def join_replay(recipe: FinetuneConfig, found: Checkpoint | None) -> None:
                 f"replay: a source of {found.path} can't be opened any more ({error}); say where "
                 f"it is as data.sources.{name}.path, or leave replay out"
             ) from None
-        source.weight = source.weight or _samples(manifest)
+        source.weight = source.weight or count_samples([manifest])
         replayed[name] = source
     part = recipe.replay / (1 - recipe.replay) * own
     total = sum(source.weight or 0.0 for source in replayed.values())
@@ -162,10 +162,3 @@ def join_replay(recipe: FinetuneConfig, found: Checkpoint | None) -> None:
         for source in replayed.values():
             source.weight = (source.weight or 0.0) * part / total
     recipe.data.sources |= replayed
-
-
-def _samples(manifest: Manifest) -> int:
-    """As strata count them: those that have any modality."""
-    return sum(
-        count for shard in manifest.shards for name, count in shard.modality_sets.items() if name
-    )

@@ -49,17 +49,17 @@ def targets(recipe: FinetuneConfig, label: Label) -> Iterator[tuple[str, ...] | 
     """Of each sample of the training data its classes or its number, () where it has none."""
     for _, manifest, _ in recipe.data.open_sources():
         facts = read_facts(manifest)
-        values = facts.values(label.field)
-        for place in np.flatnonzero(visible(manifest)):
-            if label.kind == "number":
-                value = facts.numbers[place].get(label.field)
-                number = usable_number(value)
-                if value is not None and number is None:
-                    told = repr(value)[:100]
-                    raise ValueError(
-                        f"sample {facts.names[place]!r}: numbers.{label.field} = {told} is no "
-                        "finite number"
-                    )
-                yield () if number is None else (number,)
-            else:
-                yield values[place]
+        places = np.flatnonzero(visible(manifest)).tolist()
+        if label.kind != "number":
+            values = facts.values(label.field)
+            yield from (values[place] for place in places)
+            continue
+        for place in places:
+            value = facts.numbers[place].get(label.field)
+            number = usable_number(value)
+            if value is not None and number is None:
+                raise ValueError(
+                    f"sample {facts.names[place]!r}: numbers.{label.field} = {repr(value)[:100]} "
+                    "is no finite number"
+                )
+            yield () if number is None else (number,)

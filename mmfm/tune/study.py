@@ -206,7 +206,8 @@ def _about(search: Search) -> dict[str, str]:
     flat = dict(_leaves(recipe, ""))
     flat |= {f"search.{name}": repr(one) for name, one in search.space.items()}
     # The folder may have moved, and how the final run ends is nothing to a trial.
-    return {name: value for name, value in flat.items() if not name.startswith(("run.", "test"))}
+    kept = {name: text for name, text in flat.items() if not name.startswith(("run.", "test"))}
+    return {**kept, "run.seed": json.dumps(search.recipe["run"].get("seed", 0))}
 
 
 def _leaves(node: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -149,12 +149,10 @@ class _Follow:
         values = self.by.values_by_step(self.rows)
         if not values:
             return None
-        best: float | None = None
         step = max(values)
         if self.chosen_by is not None:
-            for at, value in self.chosen_by.values_by_step(self.rows).items():
-                if at in values and self.chosen_by.is_better(value, best):
-                    best, step = value, at
+            chosen = self.chosen_by.values_by_step(self.rows)
+            step = self.chosen_by.best_step({s: chosen[s] for s in chosen if s in values}) or step
         return values[step]
 
     def told(self) -> str:

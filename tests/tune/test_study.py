@@ -172,6 +172,7 @@ def test_the_median_prunes(tmp_path: Path) -> None:
         ({"optim": {"lr": 0.1}}, "optim.lr is 0.003 there and 0.1 here"),
         ({"search": {"optim.lr": [0.1, 0.2]}}, "search.freeze is"),
         ({"search_by": {**BY, "metric": "macro_f1"}}, "search_by.metric is "),
+        ({"run": {"seed": 1}}, "run.seed is 0 there and 1 here"),
     ],
 )
 def test_another_search_has_another_folder(tmp_path: Path, sections, message: str) -> None:

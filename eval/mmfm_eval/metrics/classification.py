@@ -68,26 +68,40 @@ def majority(labels: NDArray[Any]) -> int:
     return int(np.argmax(np.bincount(labels)))
 
 
+def by_chance(truth: NDArray[Any], classes: int) -> dict[str, float]:
+    """The accuracy and macro F1 that a uniform guess among `classes` tends to."""
+    return {"accuracy": 1 / classes, "macro_f1": macro_f1_by_chance(truth, classes)}
+
+
+def by_constant(truth: NDArray[Any], label: int) -> dict[str, float]:
+    """The accuracy and macro F1 of saying `label` of every row."""
+    constant, ones = np.full_like(truth, label), np.ones((1, len(truth)))
+    return {
+        "accuracy": float(accuracy(truth, constant)(ones)[0]),
+        "macro_f1": float(macro_f1(truth, constant)(ones)[0]),
+    }
+
+
 def per_class(truth: Ints, predicted: Ints, names: list[str]) -> list[dict[str, Any]]:
-    """For each class that occurs: name, number of rows, precision, recall and F1 (None where it is
-    undefined).
-    """
-    table = []
+    """For each class that occurs its `row_of`."""
+    rows = []
     for index, name in enumerate(names):
-        hits = int(((truth == index) & (predicted == index)).sum())
-        support, guesses = int((truth == index).sum()), int((predicted == index).sum())
-        if support + guesses == 0:
-            continue
-        table.append(
-            {
-                "class": name,
-                "n": support,
-                "precision": hits / guesses if guesses else None,
-                "recall": hits / support if support else None,
-                "f1": 2 * hits / (support + guesses),
-            }
-        )
-    return table
+        is_true, is_said = truth == index, predicted == index
+        hits, support, guesses = (int(x.sum()) for x in (is_true & is_said, is_true, is_said))
+        if support + guesses:
+            rows.append(row_of(name, hits, support, guesses))
+    return rows
+
+
+def row_of(name: str, hits: int, support: int, guesses: int) -> dict[str, Any]:
+    """Name, number of rows, precision, recall (None where it is undefined) and F1."""
+    return {
+        "class": name,
+        "n": support,
+        "precision": hits / guesses if guesses else None,
+        "recall": hits / support if support else None,
+        "f1": 2 * hits / (support + guesses) if support + guesses else 0.0,
+    }
 
 
 def averages(table: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -80,16 +80,9 @@ class LabelledEvaluator(Evaluator):
         )
         classes = len(np.unique(np.concatenate([train.labels, test.labels])))
         compact = np.unique(test.labels, return_inverse=True)[1]
-        by_chance = {
-            "accuracy": 1 / classes,
-            "macro_f1": classification.macro_f1_by_chance(compact, classes),
-        }
-        constant = np.full(len(test), classification.majority(train.labels))
-        ones = np.ones((1, len(test)))
-        by_majority = {
-            "accuracy": float(classification.accuracy(test.labels, constant)(ones)[0]),
-            "macro_f1": float(classification.macro_f1(test.labels, constant)(ones)[0]),
-        }
+        by_chance = classification.by_chance(compact, classes)
+        majority = classification.majority(train.labels)
+        by_majority = classification.by_constant(test.labels, majority)
         for metric, found in estimates.items():
             score = Score(metric, found.value, len(test), found.ci95, by_chance[metric])
             if self.baseline == "majority":

@@ -84,17 +84,9 @@ class Classification(Evaluator):
                 rows.labels, predicted, confidence, self.config.bins
             ),
         }
-        classes = len(rows.names)
-        by_chance = {
-            "accuracy": 1 / classes,
-            "macro_f1": classification.macro_f1_by_chance(rows.labels, classes),
-        }
-        constant = np.full_like(rows.labels, classification.majority(rows.labels))
-        ones = np.ones((1, len(constant)))
-        by_majority = {
-            "accuracy": float(classification.accuracy(rows.labels, constant)(ones)[0]),
-            "macro_f1": float(classification.macro_f1(rows.labels, constant)(ones)[0]),
-        }
+        by_chance = classification.by_chance(rows.labels, len(rows.names))
+        majority = classification.majority(rows.labels)
+        by_majority = classification.by_constant(rows.labels, majority)
         for metric, found in bootstrap.estimate(statistics, rows.groups, seed=self.seed).items():
             score = Score(metric, found.value, len(rows.labels), found.ci95, by_chance.get(metric))
             if self.baseline == "majority" and metric in by_majority:

@@ -81,11 +81,11 @@ class MultiLabel(Evaluator):
         truth, told = judged.target, judged.predicted["probability"] >= 0.5
         hits, support, guesses = (x.sum(0).tolist() for x in (truth * told, truth, told))
         table = [
-            _row(name, hit, n, guess)
+            classification.row_of(name, hit, n, guess)
             for name, hit, n, guess in zip(self._names, hits, support, guesses, strict=True)
             if n + guess
         ]
-        micro = _row("micro avg", sum(hits), sum(support), sum(guesses))
+        micro = classification.row_of("micro avg", sum(hits), sum(support), sum(guesses))
         return {"per_class": table, "averages": [micro, *classification.averages(table)]}
 
     def mistakes(self, encoded: Mapping[Reading, Any], most: int) -> list[Mistake]:
@@ -107,16 +107,6 @@ class MultiLabel(Evaluator):
                 )
             )
         return found
-
-
-def _row(name: str, hit: int, n: int, guess: int) -> dict[str, Any]:
-    return {
-        "class": name,
-        "n": n,
-        "precision": hit / guess if guess else None,
-        "recall": hit / n if n else None,
-        "f1": 2 * hit / (n + guess) if n + guess else 0.0,
-    }
 
 
 def _statistics(truth: Any, probability: Any) -> dict[str, bootstrap.Statistic]:

@@ -187,22 +187,15 @@ class TokenClassification(Evaluator):
         truth, predicted, text = self._tokens(judged)
         groups = judged.groups[text]
         statistics = {
-            "token_accuracy": classification.accuracy(truth, predicted),
+            "accuracy": classification.accuracy(truth, predicted),
             "macro_f1": classification.macro_f1(truth, predicted),
         }
-        classes, constant = len(self._names), np.full_like(truth, classification.majority(truth))
-        by_chance = {
-            "token_accuracy": 1 / classes,
-            "macro_f1": classification.macro_f1_by_chance(truth, classes),
-        }
-        ones = np.ones((1, len(truth)))
-        by_majority = {
-            "token_accuracy": float(classification.accuracy(truth, constant)(ones)[0]),
-            "macro_f1": float(classification.macro_f1(truth, constant)(ones)[0]),
-        }
+        chance = classification.by_chance(truth, len(self._names))
+        reached = classification.by_constant(truth, classification.majority(truth))
         for name, found in bootstrap.estimate(statistics, groups, seed=self.seed).items():
-            chance, baseline = by_chance[name], by_majority[name]
-            yield Score(name, found.value, len(truth), found.ci95, chance, baseline, "majority tag")
+            told = "token_accuracy" if name == "accuracy" else name
+            beside = (chance[name], reached[name], "majority tag")
+            yield Score(told, found.value, len(truth), found.ci95, *beside)
 
     def _tokens(self, judged: Any) -> tuple[Ints, Ints, Ints]:
         """Of every token that has a tag: its number, the one that is predicted (negative: none),
