@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.wnut17.jobs import CACHE, Job, Made, interval, run_all
+from benchmarks.seeded import interval, run_all
+from benchmarks.wnut17.jobs import CACHE, Job, Made
 
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "theirs": ((), (1e-4, 2e-4, 4e-4)),

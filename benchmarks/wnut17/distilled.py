@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 import mmfm
-from benchmarks.wnut17.jobs import CACHE, Job, Made, interval, run_all
+from benchmarks.seeded import interval, run_all
+from benchmarks.wnut17.jobs import CACHE, Job, Made
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
 

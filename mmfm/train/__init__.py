@@ -1,8 +1,9 @@
 """The commands that train, on DeepSpeed. No other part imports it.
 
 From `command`, which `pretrain` and `finetune` share, over the `run` and its `loop` of `steps` to
-the one step of the `trainer`; the rooms beside are the `engine`, the optimiser (`optim`), what is
-told of a run (`log`) and whether it is well (`health`).
+the one step of the `trainer`. The rooms beside: the `engine`, the optimiser (`optim`), what a
+fine-tuned `head` is given before the first step, the `mining` of hard negatives, when and how a run
+judges its model (`judging`), what is told of it (`log`) and whether it is well (`health`).
 """
 
 import os

@@ -18,13 +18,13 @@ from mmfm.lora import described
 from mmfm.task import FinetuneTask
 from mmfm.train.command import main as run_command
 from mmfm.train.folds import each_fold
-from mmfm.train.inherit import inherit
-from mmfm.train.items import check_histories, encode_items, item_ids
+from mmfm.train.head.inherit import inherit
+from mmfm.train.head.items import check_histories, encode_items, item_ids
+from mmfm.train.head.refit import HeadBefore, head_before, join_replay, label_kind, take_head
+from mmfm.train.head.targets import check_classes, settle_head
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
-from mmfm.train.refit import HeadBefore, head_before, join_replay, label_kind, take_head
 from mmfm.train.run import Run
-from mmfm.train.targets import check_classes, settle_head
 from mmfm.types import Label
 from mmfm.weights import load_model
 

@@ -23,7 +23,7 @@ from mmfm.config import ConfigError, read_yaml, to_dict
 from mmfm.data.facts import read_facts, visible
 from mmfm.data.manifest import Manifest
 from mmfm.files import write_json
-from mmfm.train.evaluation import open_manifests
+from mmfm.train.judging.evaluation import open_manifests
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
 

@@ -12,9 +12,9 @@ from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_text
 from mmfm.predictor import Predictor
-from mmfm.train.best import Patience
-from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
-from mmfm.train.final_test import check_test, look_once
+from mmfm.train.judging.best import Patience
+from mmfm.train.judging.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.judging.final_test import check_test, look_once
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
 from mmfm.train.mining import negatives_of, tell_negatives

@@ -110,7 +110,7 @@ class FinetuneConfig(Recipe, FinetuneTaskConfig):
     """``mmfm finetune``. With `init`, `model` need only hold what differs from the checkpoint's.
 
     `freeze`: "none" trains all that the model's own settings leave trainable, "encoders" all but
-    the encoders, "model" the head only. For `init_head` and `replay` see `mmfm.train.refit`.
+    the encoders, "model" the head only. For `init_head` and `replay` see `mmfm.train.head.refit`.
     `report` writes report.html, null the plain one of pretraining.
     """
 

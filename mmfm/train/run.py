@@ -11,7 +11,7 @@ from mmfm import distributed
 from mmfm.data.pipeline import Pipeline
 from mmfm.objectives.base import Objective
 from mmfm.task import Task
-from mmfm.train.evaluation import open_manifests
+from mmfm.train.judging.evaluation import open_manifests
 from mmfm.train.recipe import Recipe
 from mmfm.types import Label
 

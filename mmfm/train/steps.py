@@ -14,14 +14,14 @@ from mmfm.data.loading import WorkerDiedError
 from mmfm.data.pipeline import Pipeline
 from mmfm.data.quarantine import check_bad_share
 from mmfm.files import write_json
-from mmfm.train.best import Patience
 from mmfm.train.engine.pieces import averaged_weights
-from mmfm.train.evaluation import Evaluation
 from mmfm.train.health.activations import ActivationNorms
 from mmfm.train.health.alarms import Alarms
 from mmfm.train.health.full_texts import FullTexts
 from mmfm.train.health.nonfinite import NonFiniteError
 from mmfm.train.health.watchdog import Watchdog
+from mmfm.train.judging.best import Patience
+from mmfm.train.judging.evaluation import Evaluation
 from mmfm.train.log import RunLog
 from mmfm.train.log.flops import FlopCounter, peak_flops
 from mmfm.train.log.measure import Clock, count_tokens, metrics_row

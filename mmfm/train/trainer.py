@@ -23,7 +23,6 @@ from mmfm import distributed
 from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task, above_zero
-from mmfm.train.best import KeepBest
 from mmfm.train.engine import (
     loss_scale,
     start_engine,
@@ -35,6 +34,7 @@ from mmfm.train.engine.gradients import is_whole, squared_norms
 from mmfm.train.grad_cache import cached_gradients
 from mmfm.train.health.alarms import AlarmConfig
 from mmfm.train.health.nonfinite import raise_nonfinite
+from mmfm.train.judging.best import KeepBest
 from mmfm.train.optim import OptimConfig
 from mmfm.train.optim.schedule import lr_factor
 from mmfm.types import Batch, to_device
@@ -49,7 +49,7 @@ class TrainConfig:
     compared within itself only. `log_norms`: gradient norms and sizes of activations by part in
     metrics.jsonl. `stall_s`: a run that stands still for so many seconds tells where, and ends
     after as many again (0: never). `recompute_activations`: less memory for about a third more
-    time, the same gradients. `keep_best`, `patience`: see `mmfm.train.best`.
+    time, the same gradients. `keep_best`, `patience`: see `mmfm.train.judging.best`.
     """
 
     max_steps: int = 1000

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 import yaml
 
 from mmfm.config import ConfigError, apply_overrides, from_dict, nearest, read_yaml
-from mmfm.train.best import KeepBest
+from mmfm.train.judging.best import KeepBest
 from mmfm.train.recipe import Recipe, load_finetune, load_pretrain
 
 Settings = dict[str, Any]

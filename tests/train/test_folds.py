@@ -18,7 +18,7 @@ from mmfm.train.recipe import load_finetune
 from tests.data.make_shards import write_set
 from tests.data.test_subset import SIZES, samples
 from tests.tiny_heads import accuracy, recipe
-from tests.train.test_best import BEST
+from tests.train.judging.test_best import BEST
 
 
 def test_mean_and_interval() -> None:

@@ -23,7 +23,7 @@ from mmfm.data.overlap import common_sample
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_json
 from mmfm.predictor import Predictor, load
-from mmfm.train.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.judging.evaluation import Evaluation, build_evaluators, open_manifests
 from mmfm.train.log import RunLog
 from mmfm.train.recipe import Recipe
 from mmfm.train.run import Run

@@ -11,10 +11,10 @@ import mmfm
 from mmfm import cli
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
-from mmfm.train import final_test
+from mmfm.train.judging import final_test
 from tests.launch import deepspeed
 from tests.tiny_heads import COLOUR, accuracy, recipe
-from tests.train.test_best import BEST
+from tests.train.judging.test_best import BEST
 
 
 def test_section(data: Path, **source) -> dict:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from mmfm import checkpoint
 from mmfm.files import write_json
-from mmfm.train.best import KeepBest
+from mmfm.train.judging.best import KeepBest
 
 FOLDER = "evaluation"
 TEST = "test"

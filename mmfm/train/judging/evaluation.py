@@ -10,7 +10,7 @@ from mmfm.config import ConfigError
 from mmfm.data.evaluation import EvaluationSource
 from mmfm.data.manifest import Manifest
 from mmfm.predictor import Predictor
-from mmfm.train import findings
+from mmfm.train.judging import findings
 from mmfm.train.log import RunLog, summary
 from mmfm.train.recipe import EvalConfig, Recipe
 

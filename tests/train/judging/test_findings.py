@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from mmfm import cli
-from mmfm.train import findings
-from mmfm.train.best import KeepBest
+from mmfm.train.judging import findings
+from mmfm.train.judging.best import KeepBest
 from mmfm_eval.tasks.base import Findings, Mistake, Score
 from tests.tiny_runs import pretrain
 from tests.train.test_finetune import finetune

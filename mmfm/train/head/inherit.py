@@ -19,7 +19,7 @@ def inherit(head: Head, found: Checkpoint) -> list[str]:
     objectives = _beside_head(found) if fine_tuned else found.config.get("objectives") or {}
     for kind, known in head.known_before().items():
         if fine_tuned and kind not in head.beside():
-            continue  # `mmfm.train.refit` takes the head itself over
+            continue  # `mmfm.train.head.refit` takes the head itself over
         of_kind = {n: o for n, o in objectives.items() if o.get("type") == kind}
         same = [n for n, o in of_kind.items() if _equal(o, known.settings)]
         if not same:

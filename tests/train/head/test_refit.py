@@ -23,8 +23,8 @@ from mmfm.data.sequential import SequentialData
 from mmfm.task import FinetuneTask
 from mmfm.train.epochs import count_samples
 from mmfm.train.finetune import prepare
+from mmfm.train.head.refit import HeadBefore, join_replay, take_head
 from mmfm.train.recipe import FinetuneConfig, load_finetune
-from mmfm.train.refit import HeadBefore, join_replay, take_head
 from mmfm.train.run import Run
 from mmfm.types import Label
 from tests import tiny

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmfm import checkpoint, cli
-from mmfm.train.best import KeepBest, Patience
+from mmfm.train.judging.best import KeepBest, Patience
 from mmfm.train.log import read_metrics
 from mmfm.train.trainer import TrainConfig
 from tests.tiny_heads import accuracy, recipe

@@ -1,0 +1,80 @@
+"""Fine-tuning runs with several seeds: two at a time on one core each, scores and intervals."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import t
+
+ROOT = Path(__file__).parents[1]
+MMFM = (sys.executable, "-m", "mmfm")
+
+
+class SeededRun(ABC):
+    """One run, in a folder of its own: a run that is done there is not run again."""
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path: ...
+
+    @property
+    @abstractmethod
+    def done(self) -> bool: ...
+
+    @abstractmethod
+    def command(self) -> list[str]: ...
+
+    @abstractmethod
+    def scores(self) -> dict[str, float]:
+        """Name ▶ score, of a run that is done."""
+
+    def run(self) -> SeededRun:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        with (self.folder / "output.txt").open("w") as output:
+            subprocess.run(
+                self.command(), cwd=ROOT, env=environment, stdout=output, stderr=output, check=True
+            )
+        return self
+
+
+def run_all(runs: Iterable[SeededRun]) -> None:
+    """Run what is not done yet."""
+    left = [run for run in dict.fromkeys(runs) if not run.done]
+    with ThreadPoolExecutor(2) as pool:
+        for number, run in enumerate(pool.map(SeededRun.run, left), 1):
+            told = ", ".join(f"{k} {100 * v:.1f}" for k, v in run.scores().items())
+            print(f"{number}/{len(left)} {run.folder.name}: {told}", file=sys.stderr, flush=True)
+
+
+def metric(folder: Path, name: str) -> dict[str, float]:
+    """Split ("eval", "test") ▶ the last value of a metric in a run of mmfm."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    rows = [row for line in lines if (row := json.loads(line)).get("metric") == name]
+    return {row["split"]: row["value"] for row in rows}
+
+
+def tested(folder: Path, name: str) -> dict[str, Any]:
+    """The row of a metric, with its chance and baseline, in a run's test.json."""
+    rows = json.loads((folder / "test.json").read_text())["results"]
+    (row,) = [row for row in rows if row["metric"] == name]
+    assert isinstance(row, dict)
+    return row
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and 95 % t interval, in percent."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return f"{100 * mean:.1f}"
+    spread = statistics.stdev(values) / len(values) ** 0.5 * float(t.ppf(0.975, len(values) - 1))
+    return f"{100 * mean:.1f} ± {100 * spread:.1f}"

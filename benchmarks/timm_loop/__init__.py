@@ -1,0 +1,1 @@
+"""mmfm beside a plain training loop around a model of timm."""

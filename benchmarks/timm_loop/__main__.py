@@ -1,0 +1,109 @@
+"""Image classification from efficientnet-lite0's weights, beside a plain timm training loop.
+
+    scripts/quickstart
+    python -m benchmarks.timm_loop [--seeds 0 1 2]
+
+The sub-category of an emoji from its picture in five art styles, at 96 pixels: the same weights,
+steps, batch size, augmentation, AdamW and cosine schedule on both sides, fp32, one core for each
+run. Each side's learning rate is the best on a sixth style with the first seed; then each run is
+judged once, on a seventh. mmfm leaves batch norms at rest, so that training is the same for any
+micro-batch size; the plain loop trains them. Prints mean and t interval over the seeds as markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.seeded import MMFM, ROOT, SeededRun, interval, metric, run_all, tested
+
+RECIPE = Path(__file__).parent / "recipe.yaml"
+CACHE = Path.home() / ".cache/mmfm-benchmarks/timm_loop"
+RATES = (3e-4, 1e-3, 3e-3)
+
+
+@dataclass(frozen=True)
+class Run(SeededRun):
+    """One run of either side; with `tuning` it is judged on the sixth style."""
+
+    weights: Path
+    data: Path
+    runs: Path
+    side: str
+    lr: float
+    seed: int
+    tuning: bool = False
+
+    @property
+    def folder(self) -> Path:
+        kind = "tuning" if self.tuning else "test"
+        return self.runs / kind / f"{self.side}-{self.lr:g}-{self.seed}"
+
+    @property
+    def done(self) -> bool:
+        return any((self.folder / name).exists() for name in ("test.json", "scores.json"))
+
+    def command(self) -> list[str]:
+        split = "pictures-fluent-color" if self.tuning else "pictures-twemoji"
+        if self.side == "timm":
+            return [
+                *(sys.executable, "-m", "benchmarks.timm_loop.theirs", str(RECIPE)),
+                str(self.folder / "scores.json"),
+                *("--weights", str(self.weights), "--data", str(self.data), "--split", split),
+                *("--lr", str(self.lr), "--seed", str(self.seed)),
+            ]
+        test = {
+            "sources": {"art": {"path": str(self.data), "splits": [split]}},
+            "tasks": {"it": {"type": "classification", "source": "art"}},
+        }
+        return [
+            *(*MMFM, "finetune", str(RECIPE)),
+            f"run.dir={self.folder}",
+            f"run.seed={self.seed}",
+            "run.trackers=[]",
+            "report=null",
+            f"model.encoders.image.weights={self.weights}",
+            f"data.sources.pictures.path={self.data}",
+            f"test={json.dumps(test)}",
+            f"optim.lr={self.lr}",
+        ]
+
+    def scores(self) -> dict[str, float]:
+        if self.side == "timm":
+            return {"accuracy": json.loads((self.folder / "scores.json").read_text())["accuracy"]}
+        return {"accuracy": metric(self.folder, "accuracy")["test"]}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--weights", type=Path, default=ROOT / "data/weights/efficientnet-lite0")
+    parser.add_argument("--data", type=Path, default=ROOT / "data/emoji")
+    parser.add_argument("--runs", type=Path, default=CACHE)
+    args = parser.parse_args()
+    paths = tuple(path.resolve() for path in (args.weights, args.data, args.runs))
+
+    tried = {
+        side: [Run(*paths, side, lr, args.seeds[0], tuning=True) for lr in RATES]
+        for side in ("timm", "mmfm")
+    }
+    run_all(run for runs in tried.values() for run in runs)
+    best = {s: max(runs, key=lambda r: r.scores()["accuracy"]).lr for s, runs in tried.items()}
+    runs = {side: [Run(*paths, side, best[side], seed) for seed in args.seeds] for side in tried}
+    run_all(run for of_one in runs.values() for run in of_one)
+    print(f"| | learning rate | test accuracy, {len(args.seeds)} seeds | each |")
+    print("| --- | --- | --- | --- |")
+    for side, of_one in runs.items():
+        found = [run.scores()["accuracy"] for run in of_one]
+        each = ", ".join(f"{100 * value:.1f}" for value in found)
+        print(f"| {side} | {best[side]:g} | {interval(found)} | {each} |")
+    row = tested(runs["mmfm"][0].folder, "accuracy")
+    print(f"\nchance {100 * row['chance']:.1f}, the baseline {100 * row['baseline']:.1f}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

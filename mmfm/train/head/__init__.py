@@ -1,0 +1,1 @@
+"""What the head of a fine-tuning run is given before the first step."""

@@ -1,0 +1,1 @@
+"""When and how a run judges its model: evaluation, the best checkpoint, the test at the end."""
