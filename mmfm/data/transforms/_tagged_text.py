@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,11 +20,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mmfm.data.tokenizer import Tokenizer
+from mmfm.data.transforms._texts import TextsConfig
 from mmfm.data.transforms.base import BadSample, Transform, Windows
 from mmfm.types import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    from mmfm.data.transforms.text import Config
 
 NO_WORD = -1
 OTHER_TAGS = ("B-?", "I-?", "?")
@@ -50,7 +48,7 @@ class Window(NamedTuple):
 class TaggedTextTransform(Transform):
     """See the module; a content is the tokens and tags as JSON."""
 
-    config: Config
+    config: TextsConfig
     tokenizer: Tokenizer
     max_length: int
     field: str
@@ -69,10 +67,8 @@ class TaggedTextTransform(Transform):
         self._number = {name: number for number, name in enumerate(self.names)}
 
     def contents(self, files: Mapping[str, bytes], meta: Mapping[str, Any]) -> list[bytes]:
-        from mmfm.data.transforms.text import contents
-
         if "tokens" not in meta:
-            text = contents(files, meta, self.config)[0].decode("utf-8")
+            text = self.config.contents(files, meta)[0].decode("utf-8")
             return [json.dumps({"tokens": text.split()}).encode()]
         tokens, tags = meta["tokens"], meta.get(self.field)
         if not _are_strings(tokens):
