@@ -20,8 +20,9 @@ import time
 import tracemalloc
 from itertools import pairwise
 
-from mmfm.data.manifest import Manifest, Shard
+from mmfm.data.manifest import Manifest
 from mmfm.data.order import Order
+from mmfm.data.shard import Shard
 
 Source = tuple[str, Manifest, float]
 PERIOD, DRAWS = 10_000, 20_000

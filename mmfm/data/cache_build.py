@@ -19,8 +19,9 @@ import numpy as np
 from torch import Tensor
 
 from mmfm.data.feature_cache import CachedOutput, CacheWriter, FeatureCache, content_hash
-from mmfm.data.manifest import Manifest, Shard
+from mmfm.data.manifest import Manifest
 from mmfm.data.reader import SampleReader
+from mmfm.data.shard import Shard
 from mmfm.data.transforms.base import BadSample, Transform
 
 Encode = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor | None, Tensor]]

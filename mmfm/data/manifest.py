@@ -15,9 +15,9 @@ import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmfm.data.endings import Endings, endings_text, modality_endings
-from mmfm.data.index import IndexHeader, ShardIndex, find_index, index_path, read_header, restrict
+from mmfm.data.index import ShardIndex, find_index, index_path, read_header, restrict
 from mmfm.data.lru import Lru
 from mmfm.data.plain_tars import describes_file, find_tars, make_index
 from mmfm.data.remote.cache import CacheConfig
@@ -34,47 +34,22 @@ from mmfm.data.remote.shards import RemoteShards, read_manifest
 from mmfm.data.remote.urls import (
     expand,
     folder_of,
-    has_scheme,
     hide,
     is_url,
     join,
     local_path,
     shard_names,
 )
+from mmfm.data.shard import Shard
 from mmfm.data.tar import build_index, parse_run
 
-__all__ = ["Manifest", "Shard", "ShardIndex", "build_index", "index_path", "make_index"]
+__all__ = ["Manifest", "ShardIndex", "build_index", "index_path", "make_index"]
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 INDEXES_HELD = 256
 """Indexes in memory for each manifest: about 0.3 MB each at 10,000 samples a shard."""
 FILES_HELD = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One tar. `name` is its path below `folder`; `modality_sets`: samples by modality set.
-
-    `folder` of a shard at a URL is for messages: it has no password and no query.
-    """
-
-    name: str
-    folder: str
-    bytes: int
-    sha256: str
-    samples: int
-    modality_sets: dict[str, int]
-    split: str = ""
-
-    @property
-    def path(self) -> Path:
-        return Path(self.folder, self.name)
-
-    @property
-    def place(self) -> str:
-        """Where it is, for messages."""
-        return f"{self.folder}/{self.name}"
 
 
 class Manifest:
@@ -184,7 +159,7 @@ class Manifest:
         if file.is_file():
             opened = cls.from_json(file.read_bytes(), str(file), str(file.parent), splits)
             for shard in opened.shards:
-                _check_size(shard, file)
+                shard.check_size(file)
             return opened
         if where.name == MANIFEST:
             raise ValueError(f"there is no manifest {where}")
@@ -241,7 +216,7 @@ class Manifest:
                 raise ValueError(f"format {data.get('format')!r}, this version reads {FORMAT}")
             names = [str(s) for s in data["splits"]]
             labels = {str(k): [str(n) for n in v] for k, v in data.get("labels", {}).items()}
-            shards = [_shard(entry, folder) for entry in data["shards"]]
+            shards = [Shard.of(entry, folder) for entry in data["shards"]]
             others = {str(m): [str(e) for e in v] for m, v in data.get("endings", {}).items()}
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"manifest {file} can't be read: {error!r}. Make it again") from None
@@ -297,11 +272,10 @@ class Manifest:
 
     def _load_index(self, number: int) -> ShardIndex:
         shard = self.shards[number]
-        is_of = partial(_describes_shard, shard)
         if self.remote is not None:
-            return self.remote.index(number, is_of)
+            return self.remote.index(number, shard.is_of)
         path = shard.path
-        found = find_index(path, is_of)
+        found = find_index(path, shard.is_of)
         if found:
             return ShardIndex.load(found)
         if not path.is_file():
@@ -361,7 +335,7 @@ class Manifest:
     def prefetch(self, shard: int, stop: threading.Event) -> None:
         """Bring a shard at a URL and its index into the cache; StoppedError when `stop` is set."""
         if self.remote is not None:
-            self.remote.fetch(shard, partial(_describes_shard, self.whole.shards[shard]), stop)
+            self.remote.fetch(shard, self.whole.shards[shard].is_of, stop)
 
     def __len__(self) -> int:
         """Samples in all shards, of a part of a data set those inside."""
@@ -371,45 +345,9 @@ class Manifest:
         return self.__dict__ | {"_files": Lru(FILES_HELD)}
 
 
-def _describes_shard(shard: Shard, header: IndexHeader) -> bool:
-    """Whether an index is that of the shard in the manifest."""
-    same_tar = (header.bytes, header.sha256) == (shard.bytes, shard.sha256)
-    return same_tar and header.modality_sets == shard.modality_sets
-
-
 def _folder(url: str, name: str) -> str:
     return hide(url).removesuffix(name).rstrip("/")
 
 
 def _shown(path: str) -> str:
     return hide(path) if is_url(path) else path
-
-
-def _shard(entry: Mapping[str, Any], folder: str) -> Shard:
-    name = str(entry["name"])
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or not name or has_scheme(name):
-        raise ValueError(f"shard name {name!r} leads out of the manifest's folder")
-    sets = {str(k): int(v) for k, v in entry["modality_sets"].items()}
-    samples, split = int(entry["samples"]), str(entry["split"])
-    if sum(sets.values()) != samples or min(sets.values(), default=0) < 0:
-        raise ValueError(f"shard {name}: {samples} samples, but by modality set {sets}")
-    size, sha256 = int(entry["bytes"]), str(entry["sha256"])
-    if size < 0:
-        raise ValueError(f"shard {name} has {size} bytes")
-    return Shard(name, folder, size, sha256, samples, sets, split)
-
-
-def _check_size(shard: Shard, manifest: Path) -> None:
-    try:
-        size = shard.path.stat().st_size
-    except OSError:
-        raise ValueError(
-            f"shard {shard.path} is missing, though {manifest} lists it: copy it there, or make the"
-            " data set again"
-        ) from None
-    if size != shard.bytes:
-        raise ValueError(
-            f"shard {shard.path} has {size} bytes, {manifest} says {shard.bytes}: it was cut or"
-            " changed. Copy it again, or make the data set again"
-        )

@@ -7,9 +7,10 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfm.data.manifest import Manifest, Shard
+from mmfm.data.manifest import Manifest
 from mmfm.data.mixture import never_seen, progress
 from mmfm.data.order import Draw, Order
+from mmfm.data.shard import Shard
 
 
 def manifest(*shards: dict[str, int]) -> Manifest:

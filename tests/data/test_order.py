@@ -17,10 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfm.config import ConfigError
-from mmfm.data.manifest import Manifest, Shard
+from mmfm.data.manifest import Manifest
 from mmfm.data.order import DEALT_BELOW, Draw, Order
 from mmfm.data.permutation import hash_ints, permute, shuffle
 from mmfm.data.schedule import MAX_DENOMINATOR, RoundRobin, quantise
+from mmfm.data.shard import Shard
 
 
 def made_up(counts: list[int], modality_set: str = "image+text", sha: str = "0") -> Manifest:

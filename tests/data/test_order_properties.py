@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfm.config import from_dict
-from mmfm.data.manifest import Manifest, Shard
+from mmfm.data.manifest import Manifest
 from mmfm.data.order import Draw, Order
 from mmfm.data.pipeline import DataConfig, Pipeline
 from mmfm.data.schedule import MAX_DENOMINATOR
+from mmfm.data.shard import Shard
 from tests.data.make_shards import tri_modal_shards, write_set
 from tests.data.test_pipeline import assert_same, by_identity, steps_of
 

@@ -33,6 +33,6 @@ class Decoder:
                 if modality in self._transforms:
                     self._transforms[modality].decode(sample.files, sample.meta, rng, False)
                 elif modality == "text":
-                    text.contents(sample.files, sample.meta, self._texts)
+                    self._texts.contents(sample.files, sample.meta)
             except BadSample as bad:
                 yield bad.reason, f" ({bad.detail})" if bad.detail else ""

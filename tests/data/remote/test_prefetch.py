@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfm.data.manifest import Manifest, Shard
+from mmfm.data.manifest import Manifest
 from mmfm.data.order import Order
 from mmfm.data.remote.fetch import FetchError
 from mmfm.data.remote.prefetch import Prefetcher, local_ranks
+from mmfm.data.shard import Shard
 
 
 class Recorded(Manifest):

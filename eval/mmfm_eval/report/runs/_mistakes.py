@@ -151,7 +151,7 @@ def _shown(raw: RawSample, name: str) -> Shown:
     shown.text = " ".join(shown.tokens)
     if not shown.tokens:
         try:
-            first = text.contents(raw.files, raw.meta, text.Config())[0]
+            first = text.Config().contents(raw.files, raw.meta)[0]
             shown.text = first.decode("utf-8")
         except BadSample:
             pass  # many samples have no text
