@@ -9,6 +9,7 @@ import pytest
 
 from mmfm_prep.cli import main as data
 from tests.launch import ON_CPU
+from tests.once import once
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -20,7 +21,9 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def synthetic(tmp_path_factory) -> Path:
     """A small synthetic set; tests read it and change nothing in it."""
-    folder = tmp_path_factory.mktemp("data") / "synthetic"
     sizes = ["train_samples=240", "val_samples=80", "samples_per_shard=40"]
-    assert data(["make", "synthetic", str(folder), *sizes]) == 0
-    return folder
+
+    def make(folder: Path) -> None:
+        assert data(["make", "synthetic", str(folder / "synthetic"), *sizes]) == 0
+
+    return once(tmp_path_factory, "data", make) / "synthetic"

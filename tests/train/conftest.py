@@ -4,14 +4,16 @@ several files of tests look at.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from mmfm.train.engine import end_process_group, start_process_group
+from tests.once import once
 from tests.train.exactness import Plain, train
 from tests.train.exactness_worker import SOME
 
@@ -29,18 +31,25 @@ def group():
 @pytest.fixture(scope="session")
 def plain(tmp_path_factory) -> Plain:
     """The tokenizer and the teacher of the launches of exactness_worker.py."""
-    return Plain.make(tmp_path_factory.mktemp("exactness"))
+
+    def make(folder: Path) -> None:
+        (folder / "plain.json").write_text(json.dumps(asdict(Plain.make(folder))))
+
+    return Plain(
+        **json.loads((once(tmp_path_factory, "exactness", make) / "plain.json").read_text())
+    )
 
 
 @pytest.fixture(scope="session")
 def trained(plain: Plain, tmp_path_factory) -> Callable[[int], Path]:
     """A number of ranks ▶ the folder of what exactness_worker.py wrote on them."""
 
-    @cache
     def run(ranks: int) -> Path:
-        out: Path = tmp_path_factory.mktemp(f"ranks{ranks}")
-        train(ranks, SOME[ranks], plain, out, "thaw")
-        return out
+        return once(
+            tmp_path_factory,
+            f"ranks{ranks}",
+            lambda out: train(ranks, SOME[ranks], plain, out, "thaw"),
+        )
 
     return run
 
