@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from mmfm_eval.report.samples import Samples
 from mmfm_eval.suite import SourceConfig
 from mmfm_eval.tasks import retrieval
 from mmfm_eval.tasks.retrieval import Side
+from tests.data.make_shards import write_set
 from tests.eval import tiny_report
 from tests.eval.tiny_checkpoint import make_data
 
@@ -303,3 +305,10 @@ def test_what_was_trained_on_is_a_part_of_a_source(tmp_path: Path) -> None:
     few, everything = headline._trained(SimpleNamespace(recipe=recipe))  # type: ignore[arg-type]
     assert few["sets"].keys() == {"image"}
     assert 0 < few["sets"]["image"] < sum(everything["sets"].values()) == 30
+
+
+def test_kinds_of_speech_are_those_of_the_samples_that_can_be_read(tmp_path: Path) -> None:
+    told = [json.dumps({"speech": "synthetic"}).encode(), b"{", b"{}"]
+    samples = [(str(n), {"wav": b"sound", "json": meta}) for n, meta in enumerate(told)]
+    write_set(tmp_path, [samples])
+    assert headline._speech(Samples("voices", SourceConfig(path=str(tmp_path)))) == ["synthetic"]

@@ -25,7 +25,7 @@ from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.hard_negatives import Direction, NegativeTable, Numbers
 from mmfm.heads.retrieval import HardNegativesConfig, RetrievalHead
 from mmfm.train.log import RunLog
-from mmfm.train.mining.nearest import Nearest, nearest
+from mmfm.train.mining.search import Nearest, nearest
 from mmfm.train.mining.sides import Side, Sources, encode_sides
 from mmfm.train.run import Run
 from mmfm.types import Read

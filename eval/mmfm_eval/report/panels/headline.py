@@ -11,12 +11,14 @@ figures:
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mmfm.config import from_dict
+from mmfm.data.transforms.base import BadSample
 from mmfm_eval.report.missing import Missing
 from mmfm_eval.report.panels.base import Panel, PanelConfig
 from mmfm_eval.report.samples import Samples
@@ -162,7 +164,8 @@ def _speech(samples: Samples) -> list[str]:
             continue
         shown = np.flatnonzero(samples.manifest.index(shard).has_some())
         for at in np.linspace(0, len(shown) - 1, _LOOKED_AT).round().astype(int):
-            kinds.add(samples.at(shard, int(shown[at])).meta.get("speech"))
+            with suppress(BadSample):  # training counts it, in quarantine.jsonl
+                kinds.add(samples.at(shard, int(shown[at])).meta.get("speech"))
     return sorted(str(k) for k in kinds if k)
 
 

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from mmfm.config import ConfigError
-from mmfm.train.mining import nearest as module
-from mmfm.train.mining.nearest import Nearest, nearest
+from mmfm.train.mining import search as module
+from mmfm.train.mining.search import Nearest, nearest
 
 
 def rows(n: int, seed: int) -> torch.Tensor:
