@@ -1,5 +1,5 @@
-"""Run a module of the tests under the real DeepSpeed launcher, on CPU with gloo or on GPUs with
-nccl.
+"""Run a module on several ranks, on CPU with gloo or on GPUs with nccl: by the DeepSpeed launcher,
+or without it, which spares the tests two processes that import all of DeepSpeed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -20,19 +22,23 @@ def command(
     ranks: int, module: str, *arguments: str, gpu: bool = False
 ) -> tuple[list[str], dict[str, str]]:
     """``deepspeed --num_gpus RANKS --module MODULE ARGUMENTS`` and its environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     launcher = Path(sys.executable).parent / "deepspeed"
     words = [str(launcher), "--num_gpus", str(ranks), "--master_port", str(port)]
     words += ["--module", module, *arguments]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}",
-        **({} if gpu else ON_CPU),
-    }
-    return words, environment
+    path = f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"
+    return words, {**environment(gpu), "PATH": path}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def environment(gpu: bool) -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", **({} if gpu else ON_CPU)}
 
 
 def deepspeed(
@@ -51,3 +57,40 @@ def deepspeed(
     if check and done.returncode:
         raise AssertionError(f"{' '.join(words)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
     return done
+
+
+def on_ranks(
+    ranks: int, module: str, *arguments: str, gpu: bool = False, timeout: float = 600
+) -> None:
+    """Start the processes as the launcher would, and wait for all; AssertionError where one fails,
+    with what it said.
+    """
+    together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    together |= {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
+    words = [sys.executable, "-u", "-m", module]
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, str(rank)) for rank in range(ranks)]
+        processes = [
+            subprocess.Popen(
+                [*words, f"--local_rank={rank}", *arguments],
+                cwd=ROOT,
+                env={**environment(gpu), **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=output.open("w"),
+                stderr=subprocess.STDOUT,
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        try:
+            deadline = time.monotonic() + timeout
+            while None in (codes := [process.poll() for process in processes]):
+                if any(codes) or time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        for rank, code in enumerate(codes):
+            if code or (not any(codes) and code is None):
+                said = outputs[rank].read_text()[-4000:]
+                raise AssertionError(f"rank {rank} of {module} ended with {code}:\n{said}")

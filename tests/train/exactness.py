@@ -15,7 +15,7 @@ import mmfm
 from mmfm.model import Model
 from mmfm.task import PretrainTask
 from tests import tiny
-from tests.launch import deepspeed
+from tests.launch import on_ranks
 from tests.objectives import teachers
 from tests.train import adapt_worker, reference
 from tests.train.exactness_worker import ADAMW, SGD, STEPS, STILL, Case, global_batch, task_of
@@ -65,7 +65,7 @@ def train(
     """Run the worker on `cases`; its results are in the folder `out`."""
     (out / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))
     given = (*flags, plain.tokenizer, plain.teacher, str(out / "cases.json"), str(out))
-    deepspeed(ranks, "tests.train.exactness_worker", *given, gpu=gpu, timeout=4 * 3600)
+    on_ranks(ranks, "tests.train.exactness_worker", *given, gpu=gpu, timeout=4 * 3600)
 
 
 def differences(case: Case, results: Path, plain: Plain) -> Differences:

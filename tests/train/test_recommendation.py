@@ -46,7 +46,7 @@ def test_two_ranks_and_every_zero_stage_learn_the_same(folder: Path, run: Path) 
     stages = [finetune(folder, f"stage{s}", *plain, f"train.zero_stage={s}") for s in range(4)]
     stages[3].append(WHOLE_STATE)
     (folder / "commands.json").write_text(json.dumps(stages))
-    launch.deepspeed(2, "tests.train.run_worker", str(folder / "commands.json"))
+    launch.on_ranks(2, "tests.train.run_worker", str(folder / "commands.json"))
     want = training(folder / "plain")
     for stage in range(4):
         got = training(folder / f"stage{stage}")

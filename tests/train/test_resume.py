@@ -28,7 +28,7 @@ THAW = ("train.zero_stage=2", EMA, "optim.freeze={model.encoders.text: 4, model.
 
 
 def on_two_ranks(folder: Path, *commands: list[str]) -> None:
-    launch.deepspeed(2, "tests.train.run_worker", write_list(folder, *commands))
+    launch.on_ranks(2, "tests.train.run_worker", write_list(folder, *commands))
 
 
 def write_list(folder: Path, *commands: list[str]) -> str:

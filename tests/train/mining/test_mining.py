@@ -105,7 +105,7 @@ def test_two_ranks_learn_and_judge_the_same(folder: Path, whole: Path) -> None:
         finetune(folder, "found2", *FOUND, *in_parts),
     ]
     (folder / "commands.json").write_text(json.dumps(commands))
-    launch.deepspeed(2, "tests.train.run_worker", str(folder / "commands.json"))
+    launch.on_ranks(2, "tests.train.run_worker", str(folder / "commands.json"))
     want, got = training(whole), training(folder / "two")
     for step in STEPS:
         assert got[step]["batch_hash"] == want[step]["batch_hash"], step
