@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfm.heads.base import Head
+from mmfm.layers.transformer import init_weights
 from mmfm.model import FUSED, Model
 from mmfm.types import Batch, Features, Read
 
@@ -38,8 +39,9 @@ class PooledHead(Head):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(width, outputs)
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        # Drawn, not zero: through a layer of zeros no encoder learns anything, and under AdamW it
+        # takes tens of steps to grow.
+        init_weights(self.classifier)
 
     def rows(self, batch: Batch) -> Tensor:
         """The samples, ascending, that have any of the modalities."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmfm.entities import entities
 from mmfm.heads.base import Head
+from mmfm.layers.transformer import init_weights
 from mmfm.model import Model
 from mmfm.types import IGNORE_INDEX, Batch, Features, LabelKind, LossTerms, Read
 
@@ -83,8 +84,7 @@ class TokenClassificationHead(Head):
         self.dropout = nn.Dropout(config.dropout)
         self.classifier = nn.Linear(width, len(self.label_names))
         self.label_smoothing = config.label_smoothing
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
+        init_weights(self.classifier)  # see `mmfm.heads._pooled`
 
     @property
     def specs(self) -> dict[str, dict[str, Any]]:
