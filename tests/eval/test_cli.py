@@ -172,7 +172,6 @@ def test_a_head_is_judged_on_real_shards(
     (results,) = run_folder.glob("eval/s/*/results.json")
     document = json.loads(results.read_text())
     found = {r["metric"]: r for r in document["results"]}
-    # The head's weights start at zero, so all classes are equally sure and the first is taken.
     table = {row["class"]: row for row in document["details"]["shape"]["per_class"]}
     rows = document["details"]["shape"]["rows"]
     assert found["accuracy"]["value"] == pytest.approx(table["circle"]["n"] / rows)

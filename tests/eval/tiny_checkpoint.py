@@ -45,6 +45,8 @@ def make_checkpoint(
     for name, parameter in task.named_parameters():
         if name.endswith("predict.weight"):  # patches are predicted as nothing before training
             torch.nn.init.normal_(parameter, std=0.1)
+        if name.endswith("head.classifier.weight"):  # all classes equally sure, the first is taken
+            torch.nn.init.zeros_(parameter)
 
     def write_files(hidden: Path) -> None:
         (hidden / "config.yaml").write_text(yaml.safe_dump(recipe))

@@ -131,12 +131,16 @@ def test_targets_are_the_labels_that_there_are(tokenizer) -> None:
     assert known.tolist() == [True, False, True]
 
 
-def test_a_new_head_knows_nothing(tokenizer) -> None:
+def test_a_new_head_knows_nothing_but_its_encoder_learns_at_once(tokenizer) -> None:
     settings = tiny.task_settings(tokenizer)
     del settings["objectives"]
     settings["head"] = {"type": "classification", "label": "animal"}
     task = mmfm.build(settings, label_names=NAMES)
-    assert not task(task.prepare(labelled()), predict=True).predictions["logits"].any()
+    batch = task.prepare(labelled())
+    logits = task(batch, predict=True).predictions["logits"]
+    assert logits.softmax(-1).sub(1 / 3).abs().max() < 0.1
+    task(batch).losses["head/classification"][0].backward()
+    assert all(p.grad.any() for p in task.model.encoders["image"].parameters())
     assert task.head.label_names == NAMES
     assert task.head.classifier.out_features == 3
 
