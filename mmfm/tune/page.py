@@ -24,6 +24,7 @@ _MORE_STYLE = """
 circle { fill: currentColor; fill-opacity: .55; }
 circle.best { fill: #d9480f; fill-opacity: 1; }
 rect { fill: currentColor; fill-opacity: .55; }
+line { stroke: currentColor; stroke-opacity: .2; }
 """
 
 
@@ -82,11 +83,14 @@ class _Axes:
         return f'<circle cx="{across:.1f}" cy="{down:.1f}" r="{size}"{kind}>{told}</circle>'
 
     def frame(self, inside: str, ticks: Sequence[tuple[float, str]], label: str) -> str:
-        texts = [
-            f'<text x="2" y="{TOP + 4}">{self.y1:.4g}</text>',
-            f'<text x="2" y="{HEIGHT - BOTTOM - 4}">{self.y0:.4g}</text>',
-        ]
-        for x, text in ticks:
+        texts = []
+        for y in dict.fromkeys((self.y1, self.y0)):
+            _, down = self.place(self.x0, y)
+            texts.append(
+                f'<text x="2" y="{down + 4:.1f}">{y:.4g}</text>'
+                f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{down:.1f}" y2="{down:.1f}"/>'
+            )
+        for x, text in dict(ticks).items():
             across, _ = self.place(x, self.y0)
             anchor = "end" if across > WIDTH - 80 else "start" if across < LEFT + 40 else "middle"
             texts.append(
@@ -118,7 +122,7 @@ def _history(done: Sequence[FrozenTrial], best: FrozenTrial, mode: str) -> str:
     line.append(axes.place(last, so_far))
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in line)
     drawn = f'<polyline points="{points}"/>{"".join(dots)}'
-    return axes.frame(drawn, [(0, "trial 0"), (last, f"{last}")], "scores by trial")
+    return axes.frame(drawn, [(0, "trial 0"), (last, f"trial {last}")], "scores by trial")
 
 
 def _bars(shares: dict[str, float]) -> str:
