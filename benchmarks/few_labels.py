@@ -6,7 +6,7 @@
 Ways to learn from the same labelled pictures and names of five art styles: on top of the
 quickstart's pretraining the head only (`probe`), LoRA, or all weights (`full`); all weights from
 those of the encoders' own makers, without mmfm's pretraining (`encoders`); all weights from random
-ones (`random`). The same steps, batch size and inputs (112 pixels) for all. Each way's learning
+ones (`random`). The same steps, batch size and inputs (96 pixels) for all. Each way's learning
 rate is the best on a sixth style with 5 labels and the first seed; then each run is judged once, on
 a seventh. Prints mean and t interval over the seeds as markdown. Runs that are done are not run
 again: `--runs` keeps them.
@@ -56,7 +56,7 @@ class Given:
         encoders = model["encoders"]
         for name in ("image", "text"):
             encoders[name] |= {"frozen": False, "cache": False}
-        encoders["image"]["image_size"] = 112
+        encoders["image"]["image_size"] = 96
         if way == "random":
             encoders["image"] |= {"weights": None, "name": "tf_efficientnet_lite0"}
             encoders["text"]["name"] = str(self._random_text(encoders["text"]["name"], seed))
