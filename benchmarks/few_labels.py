@@ -23,7 +23,8 @@ from typing import Any
 import yaml
 from transformers import AutoConfig, AutoModel, AutoTokenizer, set_seed
 
-from benchmarks.seeded import MMFM, ROOT, SeededRun, interval, metric, run_all, tested
+from benchmarks.seeded import MMFM, ROOT, TunedRun, best_lr, interval, run_all, tested
+from mmfm.train.recipe import merge
 
 RECIPE = ROOT / "benchmarks/few_labels.yaml"
 CACHE = Path.home() / ".cache/mmfm-benchmarks/few_labels"
@@ -38,85 +39,60 @@ WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
 """way ▶ its settings, and the learning rates that are tried."""
 
 
+def model_of(pretrained: Path, runs: Path, way: str, seed: int) -> dict[str, Any]:
+    """The pretrained run's model as it was before its first step, with only the encoders that are
+    needed, as RECIPE changes them.
+    """
+    model = yaml.safe_load((pretrained / "config.yaml").read_text())["model"]
+    for part in ("encoders", "projections"):
+        model[part].pop("audio", None)
+    model = merge(model, yaml.safe_load(RECIPE.read_text())["model"])
+    if way == "random":
+        text = _random_text(Path(model["encoders"]["text"]["name"]), runs / f"random-text-{seed}")
+        image = {"weights": None, "name": "tf_efficientnet_lite0"}
+        model = merge(model, {"encoders": {"image": image, "text": {"name": str(text)}}})
+    return model
+
+
+def _random_text(like: Path, made: Path) -> Path:
+    seed = int(made.name.rpartition("-")[2])
+    if not (made / "model.safetensors").exists():
+        set_seed(seed)
+        AutoModel.from_config(AutoConfig.from_pretrained(like)).save_pretrained(made)
+        AutoTokenizer.from_pretrained(like).save_pretrained(made)
+    return made
+
+
 @dataclass(frozen=True)
-class Given:
-    """The pretrained run, and the folders of what goes into and comes out of the benchmark."""
+class Run(TunedRun):
+    """One fine-tuning run with so many `labels` a class."""
 
     pretrained: Path
     data: Path
-    runs: Path
-
-    def model(self, way: str, seed: int) -> dict[str, Any]:
-        """The pretrained run's model as it was before, with only the encoders that are needed."""
-        model: dict[str, Any] = yaml.safe_load((self.pretrained / "config.yaml").read_text())[
-            "model"
-        ]
-        for part in ("encoders", "projections"):
-            model[part].pop("audio", None)
-        encoders = model["encoders"]
-        for name in ("image", "text"):
-            encoders[name] |= {"frozen": False, "cache": False}
-        encoders["image"]["image_size"] = 96
-        if way == "random":
-            encoders["image"] |= {"weights": None, "name": "tf_efficientnet_lite0"}
-            encoders["text"]["name"] = str(self._random_text(encoders["text"]["name"], seed))
-        return model
-
-    def _random_text(self, folder: str, seed: int) -> Path:
-        made = self.runs / f"random-text-{seed}"
-        if not (made / "model.safetensors").exists():
-            set_seed(seed)
-            AutoModel.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(made)
-            AutoTokenizer.from_pretrained(folder).save_pretrained(made)
-        return made
-
-
-@dataclass(frozen=True)
-class Run(SeededRun):
-    """One fine-tuning run; with `tuning` it is judged on the sixth style, otherwise the seventh."""
-
-    given: Given
-    way: str
     labels: int
-    lr: float
-    seed: int
-    tuning: bool = False
 
     @property
-    def folder(self) -> Path:
-        kind = "tuning" if self.tuning else "test"
-        return self.given.runs / kind / f"{self.way}-{self.labels}-{self.lr:g}-{self.seed}"
-
-    @property
-    def done(self) -> bool:
-        return (self.folder / "test.json").exists()
+    def name(self) -> str:
+        return f"{self.way}-{self.labels}-{self.lr:g}-{self.seed}"
 
     def command(self) -> list[str]:
-        style = "pictures-fluent-color" if self.tuning else "pictures-twemoji"
-        source = {"path": str(self.given.data), "splits": [style]}
-        test = {
-            "sources": {"art": source},
-            "tasks": {"it": {"type": "classification", "source": "art"}},
-        }
+        start = f"init={self.pretrained}"
+        if self.way in ("encoders", "random"):
+            model = model_of(self.pretrained, self.runs, self.way, self.seed)
+            start = f"model={json.dumps(model)}"
         subset = {"per_label": self.labels, "label": "subcategory", "seed": self.seed}
-        made = self.way in ("encoders", "random")
-        model = json.dumps(self.given.model(self.way, self.seed))
         return [
-            *(*MMFM, "finetune", str(RECIPE)),
-            f"model={model}" if made else f"init={self.given.pretrained}",
+            *(*MMFM, "finetune", str(RECIPE), start),
             f"run.dir={self.folder}",
             f"run.seed={self.seed}",
             "run.trackers=[]",
             "report=null",
-            f"data.sources.pictures.path={self.given.data}",
+            f"data.sources.pictures.path={self.data}",
             f"data.sources.pictures.subset={json.dumps(subset)}",
-            f"test={json.dumps(test)}",
+            self.test_section(self.data),
             f"optim.lr={self.lr}",
             *WAYS[self.way][0],
         ]
-
-    def scores(self) -> dict[str, float]:
-        return {"accuracy": metric(self.folder, "accuracy")["test"]}
 
 
 def main() -> int:
@@ -128,25 +104,28 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "data/emoji")
     parser.add_argument("--runs", type=Path, default=CACHE)
     args = parser.parse_args()
-    given = Given(args.pretrained.resolve(), args.data.resolve(), args.runs.resolve())
+    pretrained, data, folder = (p.resolve() for p in (args.pretrained, args.data, args.runs))
+
+    def run(way: str, labels: int, lr: float, seed: int, tuning: bool = False) -> Run:
+        return Run(folder, way, lr, seed, pretrained, data, labels, tuning=tuning)
 
     tried = {
-        way: [Run(given, way, TUNED_AT, lr, args.seeds[0], tuning=True) for lr in WAYS[way][1]]
+        way: [run(way, TUNED_AT, lr, args.seeds[0], tuning=True) for lr in WAYS[way][1]]
         for way in args.only
     }
-    run_all(run for runs in tried.values() for run in runs)
-    best = {w: max(runs, key=lambda r: r.scores()["accuracy"]).lr for w, runs in tried.items()}
+    run_all(one for runs in tried.values() for one in runs)
+    best = {way: best_lr(runs) for way, runs in tried.items()}
     runs = {
-        (way, labels): [Run(given, way, labels, best[way], seed) for seed in args.seeds]
+        (way, labels): [run(way, labels, best[way], seed) for seed in args.seeds]
         for labels in args.labels
         for way in args.only
     }
-    run_all(run for of_one in runs.values() for run in of_one)
+    run_all(one for runs_of in runs.values() for one in runs_of)
     print("| way | learning rate |", " | ".join(f"{n} a class" for n in args.labels), "|")
     print("| --- | --- |", " | ".join("---" for _ in args.labels), "|")
     for way in args.only:
         cells = [
-            interval([run.scores()["accuracy"] for run in runs[way, labels]])
+            interval([one.scores()["accuracy"] for one in runs[way, labels]])
             for labels in args.labels
         ]
         print(f"| {way} | {best[way]:g} |", " | ".join(cells), "|")

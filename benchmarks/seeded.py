@@ -10,6 +10,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ class SeededRun(ABC):
     def folder(self) -> Path: ...
 
     @property
-    @abstractmethod
-    def done(self) -> bool: ...
+    def done(self) -> bool:
+        """mmfm has looked at its test section, or a peer has written its scores."""
+        return any((self.folder / name).exists() for name in ("test.json", "scores.json"))
 
     @abstractmethod
     def command(self) -> list[str]: ...
@@ -47,6 +49,41 @@ class SeededRun(ABC):
         return self
 
 
+@dataclass(frozen=True)
+class TunedRun(SeededRun):
+    """On emoji art below `runs`: with `tuning` it is judged on a sixth style, where learning rates
+    are chosen, otherwise on a seventh.
+    """
+
+    runs: Path
+    way: str
+    lr: float
+    seed: int
+    tuning: bool = field(default=False, kw_only=True)
+
+    @property
+    def folder(self) -> Path:
+        kind = "tuning" if self.tuning else "test"
+        return self.runs / kind / self.name
+
+    @property
+    def name(self) -> str:
+        return f"{self.way}-{self.lr:g}-{self.seed}"
+
+    @property
+    def split(self) -> str:
+        return "pictures-fluent-color" if self.tuning else "pictures-twemoji"
+
+    def test_section(self, data: Path) -> str:
+        """The recipe's, as an override."""
+        source = {"path": str(data), "splits": [self.split]}
+        tasks = {"it": {"type": "classification", "source": "art"}}
+        return f"test={json.dumps({'sources': {'art': source}, 'tasks': tasks})}"
+
+    def scores(self) -> dict[str, float]:
+        return {"accuracy": metric(self.folder, "accuracy")["test"]}
+
+
 def run_all(runs: Iterable[SeededRun]) -> None:
     """Run what is not done yet."""
     left = [run for run in dict.fromkeys(runs) if not run.done]
@@ -54,6 +91,11 @@ def run_all(runs: Iterable[SeededRun]) -> None:
         for number, run in enumerate(pool.map(SeededRun.run, left), 1):
             told = ", ".join(f"{k} {100 * v:.1f}" for k, v in run.scores().items())
             print(f"{number}/{len(left)} {run.folder.name}: {told}", file=sys.stderr, flush=True)
+
+
+def best_lr(tried: Iterable[TunedRun]) -> float:
+    """The learning rate of the run that is most accurate."""
+    return max(tried, key=lambda run: run.scores()["accuracy"]).lr
 
 
 def metric(folder: Path, name: str) -> dict[str, float]:

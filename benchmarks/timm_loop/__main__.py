@@ -18,7 +18,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.seeded import MMFM, ROOT, SeededRun, interval, metric, run_all, tested
+from benchmarks.seeded import MMFM, ROOT, TunedRun, best_lr, interval, run_all, tested
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 CACHE = Path.home() / ".cache/mmfm-benchmarks/timm_loop"
@@ -26,39 +26,20 @@ RATES = (3e-4, 1e-3, 3e-3)
 
 
 @dataclass(frozen=True)
-class Run(SeededRun):
-    """One run of either side; with `tuning` it is judged on the sixth style."""
+class Run(TunedRun):
+    """One run of either side, "timm" or "mmfm"."""
 
     weights: Path
     data: Path
-    runs: Path
-    side: str
-    lr: float
-    seed: int
-    tuning: bool = False
-
-    @property
-    def folder(self) -> Path:
-        kind = "tuning" if self.tuning else "test"
-        return self.runs / kind / f"{self.side}-{self.lr:g}-{self.seed}"
-
-    @property
-    def done(self) -> bool:
-        return any((self.folder / name).exists() for name in ("test.json", "scores.json"))
 
     def command(self) -> list[str]:
-        split = "pictures-fluent-color" if self.tuning else "pictures-twemoji"
-        if self.side == "timm":
+        if self.way == "timm":
             return [
                 *(sys.executable, "-m", "benchmarks.timm_loop.theirs", str(RECIPE)),
                 str(self.folder / "scores.json"),
-                *("--weights", str(self.weights), "--data", str(self.data), "--split", split),
+                *("--weights", str(self.weights), "--data", str(self.data), "--split", self.split),
                 *("--lr", str(self.lr), "--seed", str(self.seed)),
             ]
-        test = {
-            "sources": {"art": {"path": str(self.data), "splits": [split]}},
-            "tasks": {"it": {"type": "classification", "source": "art"}},
-        }
         return [
             *(*MMFM, "finetune", str(RECIPE)),
             f"run.dir={self.folder}",
@@ -67,14 +48,14 @@ class Run(SeededRun):
             "report=null",
             f"model.encoders.image.weights={self.weights}",
             f"data.sources.pictures.path={self.data}",
-            f"test={json.dumps(test)}",
+            self.test_section(self.data),
             f"optim.lr={self.lr}",
         ]
 
     def scores(self) -> dict[str, float]:
-        if self.side == "timm":
+        if self.way == "timm":
             return {"accuracy": json.loads((self.folder / "scores.json").read_text())["accuracy"]}
-        return {"accuracy": metric(self.folder, "accuracy")["test"]}
+        return super().scores()
 
 
 def main() -> int:
@@ -84,20 +65,23 @@ def main() -> int:
     parser.add_argument("--data", type=Path, default=ROOT / "data/emoji")
     parser.add_argument("--runs", type=Path, default=CACHE)
     args = parser.parse_args()
-    paths = tuple(path.resolve() for path in (args.weights, args.data, args.runs))
+    weights, data, folder = (path.resolve() for path in (args.weights, args.data, args.runs))
+
+    def run(side: str, lr: float, seed: int, tuning: bool = False) -> Run:
+        return Run(folder, side, lr, seed, weights, data, tuning=tuning)
 
     tried = {
-        side: [Run(*paths, side, lr, args.seeds[0], tuning=True) for lr in RATES]
+        side: [run(side, lr, args.seeds[0], tuning=True) for lr in RATES]
         for side in ("timm", "mmfm")
     }
-    run_all(run for runs in tried.values() for run in runs)
-    best = {s: max(runs, key=lambda r: r.scores()["accuracy"]).lr for s, runs in tried.items()}
-    runs = {side: [Run(*paths, side, best[side], seed) for seed in args.seeds] for side in tried}
-    run_all(run for of_one in runs.values() for run in of_one)
+    run_all(one for runs in tried.values() for one in runs)
+    best = {side: best_lr(runs) for side, runs in tried.items()}
+    runs = {side: [run(side, best[side], seed) for seed in args.seeds] for side in tried}
+    run_all(one for of_side in runs.values() for one in of_side)
     print(f"| | learning rate | test accuracy, {len(args.seeds)} seeds | each |")
     print("| --- | --- | --- | --- |")
     for side, of_one in runs.items():
-        found = [run.scores()["accuracy"] for run in of_one]
+        found = [one.scores()["accuracy"] for one in of_one]
         each = ", ".join(f"{100 * value:.1f}" for value in found)
         print(f"| {side} | {best[side]:g} | {interval(found)} | {each} |")
     row = tested(runs["mmfm"][0].folder, "accuracy")

@@ -78,7 +78,6 @@ def main() -> int:
     parser.add_argument("--seed", type=int, required=True)
     args = parser.parse_args()
     recipe = yaml.safe_load(args.recipe.read_text())
-    torch.manual_seed(args.seed)
 
     described = json.loads((args.weights / "config.json").read_text())
     cfg = described["pretrained_cfg"]
@@ -99,36 +98,10 @@ def main() -> int:
     train = Pictures(args.data, splits, label, [], train_transform)
     test = Pictures(args.data, [args.split], label, train.names, test_transform)
 
-    model = timm.create_model(described["architecture"], num_classes=len(train.names))
-    weights = load_file(args.weights / "model.safetensors")
-    left_out = model.load_state_dict(
-        {name: one for name, one in weights.items() if not name.startswith("classifier.")},
-        strict=False,
-    )
-    assert set(left_out.missing_keys) == {"classifier.weight", "classifier.bias"}, left_out
-    optim, steps = recipe["optim"], recipe["train"]["max_steps"]
-    optimizer = create_optimizer_v2(
-        model, "adamw", args.lr, optim["weight_decay"], betas=tuple(optim["betas"])
-    )
-    schedule = CosineLRScheduler(
-        optimizer,
-        t_initial=steps,
-        warmup_t=optim["warmup_steps"],
-        warmup_prefix=False,
-        t_in_epochs=False,
-    )
-    batch_size = recipe["data"]["global_batch_size"]
-    batches = endless(DataLoader(train, batch_size, shuffle=True, drop_last=True))
-    model.train().to(memory_format=torch.channels_last)
+    torch.manual_seed(args.seed)
+    model = pretrained(args.weights, described["architecture"], len(train.names))
     start = time.perf_counter()
-    for step in range(steps):
-        schedule.step_update(step)
-        pictures, labels = next(batches)
-        loss = F.cross_entropy(model(pictures), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), optim["grad_clip"])
-        optimizer.step()
+    fit(model, train, recipe, args.lr)
     train_s = time.perf_counter() - start
 
     model.eval()
@@ -140,6 +113,44 @@ def main() -> int:
         json.dumps({"accuracy": right / len(test), "samples": len(test), "train_s": train_s})
     )
     return 0
+
+
+def pretrained(folder: Path, architecture: str, classes: int) -> Any:
+    """The model with the folder's weights and a classifier of its own."""
+    model = timm.create_model(architecture, num_classes=classes)
+    weights = load_file(folder / "model.safetensors")
+    left_out = model.load_state_dict(
+        {name: one for name, one in weights.items() if not name.startswith("classifier.")},
+        strict=False,
+    )
+    assert set(left_out.missing_keys) == {"classifier.weight", "classifier.bias"}, left_out
+    return model
+
+
+def fit(model: Any, train: Pictures, recipe: Any, lr: float) -> None:
+    """Train `model` in place, for the recipe's steps."""
+    optim, steps = recipe["optim"], recipe["train"]["max_steps"]
+    optimizer = create_optimizer_v2(
+        model, "adamw", lr, optim["weight_decay"], betas=tuple(optim["betas"]), eps=optim["eps"]
+    )
+    schedule = CosineLRScheduler(
+        optimizer,
+        t_initial=steps,
+        warmup_t=optim["warmup_steps"],
+        warmup_prefix=False,
+        t_in_epochs=False,
+    )
+    batch_size = recipe["data"]["global_batch_size"]
+    batches = endless(DataLoader(train, batch_size, shuffle=True, drop_last=True))
+    model.train().to(memory_format=torch.channels_last)
+    for step in range(steps):
+        schedule.step_update(step)
+        pictures, labels = next(batches)
+        loss = F.cross_entropy(model(pictures), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), optim["grad_clip"])
+        optimizer.step()
 
 
 def endless(loader: DataLoader[Any]) -> Iterator[Any]:

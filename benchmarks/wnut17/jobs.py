@@ -55,10 +55,6 @@ class Job(SeededRun):
     def folder(self) -> Path:
         return self.made.runs / f"{self.epochs:g}-epochs" / f"{self.way}-{self.lr:g}-{self.seed}"
 
-    @property
-    def done(self) -> bool:
-        return any((self.folder / name).exists() for name in ("test.json", "scores.json"))
-
     def command(self) -> list[str]:
         """What is run."""
         data, weights = str(self.made.data), str(self.made.weights)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint
 from mmfm.config import dump, to_dict
+from mmfm.data.feature_cache import FeatureCache
+from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_text
@@ -61,13 +64,7 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
     recipe = run.recipe
     sources = [(name, manifest) for name, manifest, _ in recipe.data.open_sources()]
     eval_manifests = open_manifests(recipe)
-    transforms = recipe.data.transforms
-    folder = Path(recipe.run.feature_cache)
-    model = run.task.model
-    open_caches(model, sources, folder, transforms=transforms, train=True)
-    evaluated = list(eval_manifests.items())
-    # The same caches, opened when all is in them.
-    caches = open_caches(model, evaluated, folder, transforms=transforms, train=False)
+    caches = _filled_caches(run, sources, eval_manifests)
     if run.begin is not None and found is None:
         run.begin()
     weights = run.weights()  # ZeRO-3 would leave none to count
@@ -98,15 +95,12 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         if not done:
             steps = restored(trainer, found, steps)
         trainer.step_index = found.step
-    trackers = []
-    if distributed.is_main():
-        run.folder.mkdir(parents=True, exist_ok=True)
-        plain = to_dict(recipe)
-        trackers = [made(run.folder, plain) for made in find_trackers(recipe.run.trackers)]
-    log = RunLog(run.folder, distributed.is_main(), recipe.train.max_steps, trackers)
+    log = _open_log(run)
     try:
         _tell_settings(run, weights)
-        predictor = Predictor(run.task, run.label, forward=trainer.engine, transforms=transforms)
+        predictor = Predictor(
+            run.task, run.label, forward=trainer.engine, transforms=recipe.data.transforms
+        )
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
         for line in run.warnings(pipeline):
             log.say(f"warning: {line}")
@@ -126,6 +120,26 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
         page = getattr(run.recipe, "report", None)
         (report if page is None else page).write(run.folder)
     return ending
+
+
+def _filled_caches(
+    run: Run, sources: Sequence[tuple[str, Manifest]], evaluated: Mapping[str, Manifest]
+) -> dict[str, FeatureCache]:
+    """The feature caches with all samples in them."""
+    model, transforms = run.task.model, run.recipe.data.transforms
+    folder = Path(run.recipe.run.feature_cache)
+    open_caches(model, sources, folder, transforms=transforms, train=True)
+    # The same caches, opened when all is in them.
+    return open_caches(model, [*evaluated.items()], folder, transforms=transforms, train=False)
+
+
+def _open_log(run: Run) -> RunLog:
+    recipe, trackers = run.recipe, []
+    if distributed.is_main():
+        run.folder.mkdir(parents=True, exist_ok=True)
+        plain = to_dict(recipe)
+        trackers = [made(run.folder, plain) for made in find_trackers(recipe.run.trackers)]
+    return RunLog(run.folder, distributed.is_main(), recipe.train.max_steps, trackers)
 
 
 def _tell_best(run: Run, log: RunLog) -> None:
