@@ -20,8 +20,8 @@ from benchmarks.wnut17.jobs import CACHE, Job, Made
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "theirs": ((), (1e-4, 2e-4, 4e-4)),
     "full": ((), (1e-4, 2e-4, 4e-4)),
-    "lora": (("lora={rank: 16, alpha: 32, parts: [text]}",), (1e-3, 2e-3, 4e-3)),
-    "frozen": (("freeze=encoders",), (3e-3, 1e-2, 3e-2)),
+    "lora": (("lora={rank: 16, alpha: 32, parts: [text]}",), (5e-4, 1e-3, 2e-3, 4e-3)),
+    "frozen": (("freeze=encoders",), (3e-3, 1e-2, 3e-2, 1e-1)),
 }
 """way ▶ the settings of mmfm, and the learning rates that are tried."""
 
