@@ -17,6 +17,14 @@ from mmfm.types import Batch
 STREAMS = 8
 SLOTS = 4  # slots of each stream in a step
 GLOBAL_BATCH = STREAMS * SLOTS
+# Settings of DeepSpeed by which stage 3 cuts all weights. With its own distance it looks for the
+# next use of each weight in all of the step's rest, which would take most of a short run.
+IN_PARTS = {
+    "zero_optimization": {
+        "stage3_param_persistence_threshold": 0,
+        "stage3_max_reuse_distance": 0,
+    }
+}
 
 MODALITIES_OF_SLOT = (
     ("image", "text", "audio"),

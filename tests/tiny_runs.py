@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mmfm.train.log import read_metrics
+from tests import tiny
 from tests.launch import ROOT
 
 TINY = str(ROOT / "configs/pretrain/tiny.yaml")
+IN_PARTS = f"deepspeed={json.dumps(tiny.IN_PARTS)}"
 SMALL_MODEL = [
     f"model.{part}.{key}"
     for part in ("encoders.image", "encoders.text", "encoders.audio", "fusion")

@@ -92,7 +92,11 @@ class Choices:
     @property
     def stored(self) -> list[Any]:
         plain = (str, int, float, type(None))
-        return [v if isinstance(v, plain) else json.dumps(v) for v in self.values]
+        # False equals 0 and True 1, and where both are among the values the second is never found.
+        return [
+            v if isinstance(v, plain) and not isinstance(v, bool) else json.dumps(v)
+            for v in self.values
+        ]
 
 
 @dataclass(frozen=True)

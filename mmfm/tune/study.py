@@ -128,7 +128,8 @@ class Trials:
             name = trial.user_attrs.get("folder", f"{trial.number:04d}")
             trial.set_user_attr("folder", name)
             lock = self._lock_of(trial.number)
-            assert hold(lock, 0)
+            held = hold(lock, 0)
+            assert held
             return Claim(trial, settings, self.folder / name, lock)
 
     def finish(self, claim: Claim, outcome: Outcome) -> None:

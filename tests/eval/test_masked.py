@@ -25,7 +25,7 @@ from mmfm.train.log import read_metrics
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import Score
 from tests.eval.tiny_checkpoint import make_checkpoint, make_data
-from tests.tiny_runs import pretrain
+from tests.tiny_runs import IN_PARTS, pretrain
 
 OBJECTIVES = ("masked_text", "masked_image", "masked_audio")
 
@@ -255,7 +255,7 @@ def test_in_training_under_zero_3_it_scores_as_afterwards(synthetic: Path, tmp_p
     more = [
         "train.max_steps=1",
         "train.zero_stage=3",
-        "deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
+        IN_PARTS,
         f"eval.tasks={{masked: {evaluated}}}",
     ]
     try:

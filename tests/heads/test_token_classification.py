@@ -47,14 +47,17 @@ def batch_of(task: Any, texts: Any = TEXTS, **others: dict[int, Any]) -> Batch:
     samples = []
     for place, (tokens, tags) in enumerate(texts):
         meta = {"tokens": tokens} if tags is None else {"tokens": tokens, "tags": tags}
-        inputs = {"text": transforms["text"].decode({}, meta, None, False)}
+        inputs = {}
+        if tokens is not None:
+            inputs["text"] = transforms["text"].decode({}, meta, None, False)
         inputs |= {m: found[place] for m, found in others.items() if place in found}
         samples.append(Sample(str(place), place, place, place, None, inputs=inputs))
     return task.prepare(collate(samples, transforms))
 
 
-def test_the_loss_is_that_of_the_tokens_with_a_tag(tokenizer: str) -> None:
-    task = build(tokenizer)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_loss_is_that_of_the_tokens_with_a_tag(tokenizer: str, smoothing: float) -> None:
+    task = build(tokenizer, label_smoothing=smoothing)
     batch = batch_of(task)
     tokens, _ = task.model.encoder("text")(batch["text"], batch["text_mask"])
     logits = task.head.classifier(task.head.norm(tokens))
@@ -63,7 +66,9 @@ def test_the_loss_is_that_of_the_tokens_with_a_tag(tokenizer: str) -> None:
         for place, word in enumerate(words):
             tag = int(batch["text_tags"][row, word])
             if word >= 0 and tag != IGNORE_INDEX:
-                want += F.cross_entropy(logits[row, place], torch.tensor(tag)).item()
+                want += F.cross_entropy(
+                    logits[row, place], torch.tensor(tag), label_smoothing=smoothing
+                ).item()
                 count += 1
     assert count == 3 + 9
     total, counted = task(batch).losses["head/token_classification"]
@@ -93,6 +98,32 @@ def test_windows_are_one_text_again(tokenizer: str) -> None:
     for (row, word), n in owner.items():
         sample = int(batch["sample_id"][row])
         assert found["tags"][sample, word] == outputs["logits"][n].argmax()
+        torch.testing.assert_close(
+            found["probability"][sample, word], outputs["logits"][n].softmax(-1).max()
+        )
+
+
+def test_samples_without_a_text_are_passed_over(tokenizer: str) -> None:
+    task = build(tokenizer)
+    texts = [(None, None), *reversed(TEXTS)]
+    picture = {0: np.zeros((8, 8, 3), dtype=np.uint8)}
+    batch = batch_of(task, texts, image=picture)
+    found = task.head.predict(task(batch, predict=True).predictions)
+    assert [batch["sample_id"][row] for row in found["rows"]] == ["1", "2", "3"]
+    target, known = task.head.target(batch, found["rows"])
+    assert known.tolist() == [True, False, True]
+    assert target[2, :3].tolist() == [2, 0, 2]
+    answers = task.head.answers(found, batch)
+    assert [answer["tokens"] for answer in answers] == [tokens for tokens, _ in texts[1:]]
+
+
+def test_settings_count(tokenizer: str) -> None:
+    task = build(tokenizer, label="kind", overlap=2, dropout=0.3)
+    assert task.specs["text"]["tags"] == {"field": "kind", "names": NAMES, "overlap": 2}
+    assert task.head.dropout.p == 0.3
+    meta = {"tokens": ["a", "red"], "tags": ["O", "O"], "kind": ["O", "B-colour"]}
+    (window,) = build_transforms(task.specs)["text"].decode({}, meta, None, False)
+    assert window.tags.tolist() == [2, 0]
 
 
 def test_users_get_entities(tokenizer: str) -> None:

@@ -127,5 +127,5 @@ def start(stage: int, tokenizer: str, size: int, found: Checkpoint | None = None
         OPTIM,
         global_batch_size=tiny.GLOBAL_BATCH,
         seed=0,
-        deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+        deepspeed=tiny.IN_PARTS,
     )

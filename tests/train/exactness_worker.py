@@ -121,7 +121,7 @@ def run(
         SGD if case.optimizer == "sgd" else ADAMW,
         global_batch_size=tiny.GLOBAL_BATCH,
         seed=0,
-        deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+        deepspeed=tiny.IN_PARTS,
     )
     assert trainer.grad_cache == (case.parts > 1 and bool(trainer.task.cached))
     seen: dict[str, torch.Tensor] = {}

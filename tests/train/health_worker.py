@@ -38,7 +38,7 @@ def trainer(tokenizer: str, stage: int, parts: int, precision: str = "fp32") -> 
         SGD,
         global_batch_size=tiny.GLOBAL_BATCH,
         seed=0,
-        deepspeed={"zero_optimization": {"stage3_param_persistence_threshold": 0}},
+        deepspeed=tiny.IN_PARTS,
     )
 
 

@@ -35,6 +35,9 @@ def test_mean_and_interval() -> None:
     assert row["ci95"] == pytest.approx(list(expected))
     assert "t m " in table([row])[1]
     assert "0.6125   0.0854   0.4766 to 0.7484   0.5000 0.7000 0.6000 0.6500" in table([row])[1]
+    many = {str(fold): [{**runs["0"][0], "value": float(fold)}] for fold in range(11)}
+    (row,) = summary(dict(sorted(many.items())))
+    assert row["values"] == list(range(11))
     (row,) = summary({"0": runs["0"]})
     assert (row["mean"], row["std"], row["ci95"]) == (0.5, None, None)
 
@@ -74,6 +77,15 @@ def test_what_they_say_together(run: Path) -> None:
     assert row["mean"] == pytest.approx(np.mean(best))
 
 
+def test_the_scores_are_those_of_the_step_handed_out(synthetic: Path, tmp_path: Path) -> None:
+    about = {"split": "eval", "task": "colour", "metric": "accuracy", "n": 9}
+    rows = [{**about, "step": step, "value": value} for step, value in ((2, 0.7), (4, 0.6))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for train, step in (({}, 4), (BEST, 2)):
+        config = load_finetune(recipe(tmp_path, synthetic, train=train))
+        assert [row["step"] for row in folds.scores_of(tmp_path, config)] == [step]
+
+
 def test_the_same_command_goes_on(run: Path, tmp_path: Path, capfd) -> None:
     copy = Path(shutil.copytree(run.parent, tmp_path / "copy"))
     path = str(copy / "recipe.yaml")
@@ -90,8 +102,8 @@ def test_the_same_command_goes_on(run: Path, tmp_path: Path, capfd) -> None:
     assert cli.main(words) == 0
     assert capfd.readouterr().out.startswith("over folds")
     assert cli.main([*words, "run.seed=0", "run.feature_cache=elsewhere"]) == 0
-    for other in ("optim.lr=0.1", "run.seed=1"):
-        assert cli.main([*words, other]) == 2
+    for other in (["optim.lr=0.1"], ["run.seed=1"], ["--folds", "2"]):
+        assert cli.main([*words, *other]) == 2
         assert "holds 3 folds of another recipe" in capfd.readouterr().err
 
 
@@ -119,6 +131,19 @@ def test_what_is_refused(synthetic: Path, tmp_path: Path, capfd, words, message:
     (tmp_path / "run").mkdir()
     assert cli.main(["finetune", recipe(tmp_path, synthetic), *words]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_the_subset_of_a_source_is_cut_into_folds(synthetic: Path, tmp_path: Path) -> None:
+    """By its own label, where it names one."""
+    subset = "data.sources.pictures.subset={per_label: 3, label: shape, seed: 7}"
+    config = load_finetune(recipe(tmp_path, synthetic), [subset])
+    words = dict(word.split("=", 1) for word in folds.fold_overrides(config, 4, 1))
+    own = json.loads(words["data.sources.pictures.subset"])
+    assert (own["per_label"], own["label"], own["seed"]) == (3, "shape", 7)
+    assert (own["folds"], own["fold"], own["part"]) == (4, 1, "train")
+    held_out = json.loads(words["eval.sources.held_out"])
+    assert held_out["subset"] == {**own, "part": "held_out"}
+    assert (held_out["splits"], held_out["modalities"]) == (["train"], ["image"])
 
 
 def test_replay_is_refused(synthetic: Path, tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from mmfm.heads.recommendation import RecommendationHead
 from mmfm.train.log import read_metrics
 from tests import launch
 from tests.tiny_histories import ITEMS, make_data, write_recipe
-from tests.tiny_runs import exact, training
-
-WHOLE_STATE = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"
+from tests.tiny_runs import IN_PARTS, exact, training
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +42,7 @@ def test_two_ranks_and_every_zero_stage_learn_the_same(folder: Path, run: Path) 
     plain = ["head.dropout=0", "eval.tasks={}"]
     assert cli.main(finetune(folder, "plain", *plain)) == 0
     stages = [finetune(folder, f"stage{s}", *plain, f"train.zero_stage={s}") for s in range(4)]
-    stages[3].append(WHOLE_STATE)
+    stages[3].append(IN_PARTS)
     (folder / "commands.json").write_text(json.dumps(stages))
     launch.on_ranks(2, "tests.train.run_worker", str(folder / "commands.json"))
     want = training(folder / "plain")

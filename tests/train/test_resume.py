@@ -19,7 +19,7 @@ from mmfm.checkpoint import Checkpoint
 from mmfm.train.log import read_metrics
 from mmfm.train.resume import resume_point
 from tests import launch
-from tests.tiny_runs import exact, manifest, pretrain, training
+from tests.tiny_runs import IN_PARTS, exact, manifest, pretrain, training
 
 STEPS = range(1, 9)
 EMA = "optim.ema={decay: 0.9, evaluate: true}"
@@ -71,7 +71,7 @@ def runs(synthetic, tmp_path_factory) -> Path:
             folder / "stage3",
             "train.zero_stage=3",
             EMA,
-            "deepspeed.zero_optimization.stage3_param_persistence_threshold=0",
+            IN_PARTS,
             f"run.resume={folder}/whole/checkpoints/step_00000003",
         ),
     )

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from mmfm import cli
+from mmfm.config import ConfigError
 from mmfm.train.recipe import load_finetune
 from mmfm.tune import command, trial
 from mmfm.tune.study import Trials
@@ -111,6 +112,28 @@ def test_an_asked_for_stop_and_the_way_on(tmp_path: Path, monkeypatch, capsys) -
     trials = Trials(make_search(tmp_path), 2)
     assert command._search(trials, 1) == 0
     assert [t.state.name for t in trials.study.get_trials()] == [*2 * ["FAIL"], *2 * ["COMPLETE"]]
+
+
+def test_a_search_that_only_fails_is_an_error(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(trial, "command", fakes.command("sys.exit('out of memory')"))
+    with pytest.raises(ConfigError, match="the first 3 trials have failed"):
+        command._search(Trials(make_search(tmp_path), 9), 1)
+
+
+def test_what_the_words_ask_for(tmp_path: Path, monkeypatch, capsys) -> None:
+    seen: list[tuple[Trials, int]] = []
+    monkeypatch.setattr(command, "_plan", lambda _: "the plan")
+    monkeypatch.setattr(command, "_search", lambda *given: seen.append(given) or 0)
+    path = recipe(tmp_path, Path("data"), search={"optim.lr": [0.1, 0.2]}, search_by=BY)
+    words = ["--trials", "7", "--workers", "3", "--sampler", "random", "--pruner", "halving"]
+    assert command.main([path, *words, "--seed", "5", "--keep-checkpoints", "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("the plan\n")
+    assert not seen
+    assert command.main([path, *words, "--seed", "5", "--keep-checkpoints", "optim.lr=0.5"]) == 0
+    ((trials, workers),) = seen
+    assert (trials.limit, workers, trials.sampler, trials.pruner) == (7, 3, "random", "halving")
+    assert (trials.seed, trials.keep) == (5, True)
+    assert trials.search.recipe["optim"]["lr"] == 0.5
 
 
 def test_workers_share_the_machine(monkeypatch) -> None:

@@ -12,6 +12,7 @@ from mmfm.config import ConfigError
 from mmfm.train.recipe import load_finetune
 from mmfm.tune.space import Choices, Range, Search, as_overrides, read_search
 from tests.tiny_heads import COLOUR, recipe
+from tests.tiny_runs import pretrain
 
 BY = {"task": "colour", "metric": "accuracy"}
 LR = {"optim.lr": {"low": "1e-4", "high": 1e-2, "log": True}}
@@ -51,6 +52,23 @@ def test_ranges_and_choices(tmp_path: Path) -> None:
     assert again == drawn[0]
 
 
+def test_whole_numbers_by_logarithm_and_steps_between() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    width, share = Range(low=1, high=4096, log=True), Range(low=0.0, high=0.5, step=0.25)
+    drawn = []
+    for _ in range(60):
+        trial = study.ask()
+        drawn.append((width.suggest(trial, "width"), share.suggest(trial, "share")))
+    assert 20 <= sum(one < 64 for one, _ in drawn) <= 40
+    assert {other for _, other in drawn} == {0.0, 0.25, 0.5}
+
+
+def test_false_is_not_0_nor_true_1() -> None:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    drawn = [Choices((0, False, 1, True)).suggest(study.ask(), "one") for _ in range(40)]
+    assert {str(value) for value in drawn} == {"0", "False", "1", "True"}
+
+
 def test_how_they_are_shown() -> None:
     assert str(Range(low=1e-5, high=0.1, log=True)) == "1e-05 to 0.1, log"
     assert str(Range(low=0, high=20, step=10)) == "0 to 20 in steps of 10"
@@ -78,6 +96,15 @@ def test_a_recipe_with_a_search_runs_as_it_stands(tmp_path: Path) -> None:
     assert load_finetune(tmp_path / "recipe.yaml").optim.lr == 3e-3
 
 
+def test_pretraining_is_searched_by_its_own_command(tmp_path: Path, synthetic: Path) -> None:
+    _, path, *words = pretrain(synthetic, tmp_path / "run")
+    both = "modality: image, train: held_out, test: held_out"
+    task = f"eval.tasks={{near: {{type: knn, label: shape, {both}}}}}"
+    by = "search_by={task: near, metric: accuracy}"
+    search = read_search(path, [*words, task, by, "search={optim.lr: [0.1, 0.2]}"])
+    assert search.command == "pretrain"
+
+
 def test_overrides_to_copy(tmp_path: Path) -> None:
     words = as_overrides({"optim.lr": 1e-3, "freeze": "none", "head.modalities": ["image"]})
     assert words == ["optim.lr=0.001", 'freeze="none"', 'head.modalities=["image"]']
@@ -98,13 +125,16 @@ def test_keep_best_says_which_score(tmp_path: Path) -> None:
         ({"optim.lr": 0.1}, "search.optim.lr = 0.1: a list, or {low"),
         ({"optim.lr": {"low": 1.0}}, "search.optim.lr.high is required"),
         ({"optim.lr": {"low": 1.0, "high": 0.1}}, "search.optim.lr: low = 1.0 must be below"),
+        ({"optim.lr": {"low": 0.1, "high": 0.1}}, "search.optim.lr: low = 0.1 must be below"),
         ({"optim.lr": {"low": 0.0, "high": 0.1, "log": True}}, "log needs a low above 0"),
+        ({"optim.ema.decay": {"low": 0.5, "high": 1.0}}, "search.optim.ema.decay = 1.0: optim.ema"),
         ({"optim.lr": {"low": 0.1, "high": 0.2, "step": 0}}, "step = 0 must be above 0"),
         ({"optim.lr": [0.1]}, "search.optim.lr = [0.1]: at least two choices"),
         ({"optim.learning_rate": [0.1, 0.2]}, "unknown key optim.learning_rate"),
         ({"optim.lr": [0.1, -1.0]}, "search.optim.lr = -1.0: optim: lr"),
         ({"freeze": ["none", "all"]}, "search.freeze = 'all': freeze = 'all'"),
         ({"run.dir": ["a", "b"]}, "search.run.dir: that is nothing to be searched"),
+        ({"run.resume": ["auto", "never"]}, "search.run.resume: that is nothing to be searched"),
         ({"test.batch_size": [1, 2]}, "nothing to be searched"),
     ],
 )

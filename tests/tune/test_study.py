@@ -8,7 +8,8 @@ import pytest
 from optuna.trial import TrialState
 
 from mmfm.config import ConfigError
-from mmfm.files import let_go
+from mmfm.files import hold, let_go
+from mmfm.tune import study
 from mmfm.tune.study import Claim, Trials
 from mmfm.tune.trial import Outcome
 from tests.tune.fakes import BY, make_search
@@ -116,6 +117,16 @@ def test_a_score_that_is_no_number_is_a_failure(tmp_path: Path) -> None:
     done(trials, float("nan"))
     assert states(trials) == ["FAIL"]
     assert trials.study.get_trials()[0].user_attrs["error"] == "its score is nan"
+
+
+def test_only_one_process_claims_at_a_time(tmp_path: Path, monkeypatch) -> None:
+    trials = trials_in(tmp_path)
+    monkeypatch.setattr(study, "_WAIT_S", 0.1)
+    with (trials.folder / ".lock").open("a") as lock:
+        assert hold(lock, 0)
+        with pytest.raises(OSError, match="is held for more than"):
+            trials.next()
+    assert states(trials) == []
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -71,6 +71,7 @@ def test_scores_are_reported_once(tmp_path: Path, monkeypatch) -> None:
         ({"keep_best": BY}, 0.7),
         ({"keep_best": {**BY, "mode": "min"}}, 0.1),
         ({"keep_best": {**BY, "metric": "ece", "mode": "min"}}, 0.3),
+        ({"keep_best": {**BY, "metric": "nothing"}}, 0.2),
     ],
 )
 def test_the_score_is_that_of_the_checkpoint_handed_out(
@@ -90,6 +91,16 @@ def test_a_pruned_trial_is_ended(tmp_path: Path, monkeypatch) -> None:
     assert run(tmp_path, monkeypatch, body, judge) == Outcome("pruned", 0.2)
     assert judge.seen == [(0.1, 1), (0.2, 2)]
     assert time.monotonic() - began < 30
+
+
+def test_nothing_is_judged_behind_where_it_is_pruned(tmp_path: Path, monkeypatch) -> None:
+    (folder := tmp_path / "0000").mkdir()
+    about = {"split": "eval", **BY}
+    rows = [{"step": step, **about, "value": step / 10} for step in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judge = Judge(prune_at=2)
+    assert run(tmp_path, monkeypatch, "time.sleep(5)", judge).state == "pruned"
+    assert judge.seen == [(0.1, 1), (0.2, 2)]
 
 
 def test_a_trial_that_will_not_stop_is_killed(tmp_path: Path, monkeypatch) -> None:
@@ -196,7 +207,12 @@ def test_a_trial_without_its_search_does_not_begin() -> None:
     assert subprocess.run([sys.executable, *words], env=dict(os.environ)).returncode == 1
 
 
+def test_a_trial_runs_the_command_of_its_search() -> None:
+    assert trial.command("pretrain", Path("a.yaml"))[-2:] == ["pretrain", "a.yaml"]
+
+
 def test_the_environment_reaches_the_trial(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("GIVEN", "no")
     body = "import os; tell(1, .5); print(json.dumps([os.environ['GIVEN']]))"
     assert run(tmp_path, monkeypatch, body).state == "complete"
     assert json.loads((tmp_path / "0000.txt").read_text()) == ["yes"]

@@ -12,12 +12,13 @@ trained on is none to be tested with: such a source is refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint, Weights
-from mmfm.config import ConfigError
+from mmfm.config import ConfigError, to_dict
 from mmfm.data.manifest import Manifest
 from mmfm.data.overlap import common_sample
 from mmfm.feature_caching import open_caches
@@ -34,17 +35,29 @@ TEST = "test.json"
 def check_test(recipe: Recipe, predictor: Predictor) -> None:
     """ConfigError where a task doesn't fit the model, or a source holds what is trained on.
 
-    Not looked at: what a task itself learns from (its `train`), and the histories of a
-    recommendation head, which are cut in time and not by sample.
+    Not looked at: a source that tasks learn from (their `train`) and none is judged on, and the
+    histories of a recommendation head, which are cut in time and not by sample.
     """
     tested = open_manifests(recipe, "test")
     build_evaluators(recipe, predictor, tested, "test")
     if getattr(getattr(recipe, "head", None), "items", None) is not None:
         return
-    learned_from = {getattr(task, "train", None) for task in recipe.test.tasks.values()}
+    tasks = [to_dict(task) for task in recipe.test.tasks.values()]
+    learned_from = {task.pop("train", None) for task in tasks}
+    judged_on = {word for task in tasks for word in _words(task)}
     for name, manifest in tested.items():
-        for source, trained, _ in recipe.data.open_sources() if name not in learned_from else ():
-            _check_apart(name, manifest, source, trained)
+        if name in judged_on or name not in learned_from:
+            for source, trained, _ in recipe.data.open_sources():
+                _check_apart(name, manifest, source, trained)
+
+
+def _words(settings: Any) -> Iterator[str]:
+    """The texts in nested settings, names of sources among them."""
+    if isinstance(settings, str):
+        yield settings
+    elif isinstance(settings, dict | list | tuple):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from _words(value)
 
 
 def _check_apart(name: str, manifest: Manifest, source: str, trained: Manifest) -> None:

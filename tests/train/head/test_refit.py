@@ -111,11 +111,13 @@ def test_a_refit_through_the_command_and_its_resume(
     assert sources == {n: (s["path"], s["weight"]) for n, s in kept.items()}
 
 
-@pytest.mark.parametrize("share", [0.25, 0.6])
+@pytest.mark.parametrize(
+    ("share", "more"), [(0.25, ()), (0.6, ()), (0.25, ("data.sources.synthetic.weight=5",))]
+)
 def test_replay_has_its_share_of_the_draws(
-    first: Path, grown: Path, synthetic: Path, tmp_path: Path, share: float
+    first: Path, grown: Path, synthetic: Path, tmp_path: Path, share: float, more: tuple[str, ...]
 ) -> None:
-    run = prepared(grown, first, tmp_path / "run", f"replay={share}")
+    run = prepared(grown, first, tmp_path / "run", f"replay={share}", *more)
     strata = run.pipeline(1).order.strata
     weights = {name: sum(s.weight for s in strata if s.source_name == name) for name in (
         "synthetic", "replay-synthetic",

@@ -46,6 +46,13 @@ def test_when_it_is_over(tmp_path: Path, mode, limit, values, over) -> None:
     assert steps_until_over(Patience(limit, by, tmp_path, 0), values) == over
 
 
+def test_the_first_of_the_best_steps() -> None:
+    values = {30: 0.5, 20: 0.5, 10: math.nan, 40: 0.3, 50: 0.3}
+    assert NAMES.best_step(values) == 20
+    assert KeepBest(task="names", metric="R@1", mode="min").best_step(values) == 40
+    assert NAMES.best_step({10: math.nan}) is None
+
+
 def test_what_was_before_counts(tmp_path: Path) -> None:
     """Up to the step, without step 0, by the last line of a step that was run again."""
     about = {"split": "eval", "task": "names", "metric": "R@1"}

@@ -107,6 +107,41 @@ def test_sources(synthetic: Path, tmp_path: Path, capfd, source, message: str) -
     assert message in capfd.readouterr().err
 
 
+def test_all_that_is_trained_on_counts(synthetic: Path, tmp_path: Path, capfd) -> None:
+    more = json.dumps({"path": str(synthetic), "splits": ["val"], "modalities": ["image"]})
+    path = recipe(tmp_path, synthetic, test=test_section(synthetic))
+    assert cli.main(["finetune", path, "--dry-run", f"data.sources.more={more}"]) == 2
+    assert "shares samples with data.sources.more" in capfd.readouterr().err
+
+
+def test_what_only_teaches_a_task_may_be_trained_on(synthetic: Path, tmp_path: Path, capfd) -> None:
+    place = {"path": str(synthetic), "modalities": ["image"]}
+    near = {"type": "knn", "label": "colour", "modality": "image"}
+    near |= {"train": "known", "test": "held_out"}
+    sources = {"known": {**place, "splits": ["train"]}, "held_out": {**place, "splits": ["val"]}}
+    path = recipe(tmp_path, synthetic, test={"sources": sources, "tasks": {"near": near}})
+    assert cli.main(["finetune", path, "--dry-run"]) == 0
+    capfd.readouterr()
+    query, gallery = ({"source": name, "modality": "image"} for name in ("held_out", "known"))
+    same = {"type": "retrieval", "query": query, "gallery": gallery}
+    for judged in ({**near, "test": "known"}, {"type": "classification", "source": "known"}, same):
+        tasks = {"near": near, "judged": judged}
+        path = recipe(tmp_path, synthetic, test={"sources": sources, "tasks": tasks})
+        assert cli.main(["finetune", path, "--dry-run"]) == 2
+        assert "test.sources.known shares samples with" in capfd.readouterr().err
+
+
+def test_the_average_is_tested_where_it_was_judged(synthetic: Path, tmp_path: Path) -> None:
+    optim = {"lr": 0.01, "ema": {"decay": 0.5, "evaluate": True}}
+    train = {"max_steps": 2, "eval_every": 2, "save_every": 2}
+    section = test_section(synthetic)
+    path = recipe(tmp_path, synthetic, optim=optim, train=train, test=section)
+    assert cli.main(["finetune", path]) == 0
+    found = told(tmp_path / "run")
+    assert found["weights"] == "ema"
+    assert found["accuracy"]["value"] == accuracy(tmp_path / "run")[2]
+
+
 def test_a_task_that_does_not_fit(synthetic: Path, tmp_path: Path, capfd) -> None:
     section = test_section(synthetic)
     section["tasks"]["final"] = {"type": "classification", "source": "elsewhere"}

@@ -17,10 +17,13 @@ from mmfm.data.manifest import Manifest
 from mmfm.data.reader import SampleReader
 from mmfm.data.sequential import SequentialData
 from mmfm.predictor import load
+from mmfm.train.finetune import prepare
 from mmfm.train.log import read_metrics
 from mmfm.train.mining import FILE, next_mining
+from mmfm.train.mining.sides import _codes, encode_sides
+from mmfm.types import Read
 from tests import launch
-from tests.tiny_runs import exact, pretrain, training
+from tests.tiny_runs import IN_PARTS, exact, pretrain, training
 
 RECIPE = """
 head:
@@ -59,7 +62,6 @@ CAPTION = [
 ]
 FOUND = ["head.hard_negatives=null", "train.max_steps=1"]
 STEPS = range(1, 6)
-WHOLE_STATE = "deepspeed.zero_optimization={stage3_param_persistence_threshold: 0}"
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +100,7 @@ def test_it_searches_anew_every_few_steps(whole: Path) -> None:
 def test_two_ranks_learn_and_judge_the_same(folder: Path, whole: Path) -> None:
     """With grad_cache over small micro-batches; judged where ZeRO-3 holds the weights in parts."""
     learnt = [*PLAIN, "train.zero_stage=2", "train.micro_batch_size=8"]
-    in_parts = ["train.zero_stage=3", WHOLE_STATE]
+    in_parts = ["train.zero_stage=3", IN_PARTS]
     commands = [
         finetune(folder, "two", *learnt),
         finetune(folder, "texts2", *CAPTION, *in_parts),
@@ -181,6 +183,26 @@ def test_the_table_is_that_of_the_checkpoints_model(
         np.testing.assert_allclose(np.sort(got), np.sort(want), atol=3e-5)
         compared += 1
     assert compared > 100
+
+
+def test_sides_are_encoded_without_dropout(folder: Path, synthetic: Path) -> None:
+    run = prepare(str(folder / "recipe.yaml"), [f"run.dir={folder / 'sides'}", *PLAIN])
+    modes: list[bool] = []
+    run.task.register_forward_pre_hook(lambda task, _: modes.append(task.training))
+    sources = [("synthetic", Manifest.open(str(synthetic), ["train"]))]
+    sides = encode_sides(run, run.task.head, sources, {})
+    assert set(modes) == {False}
+    assert run.task.training
+    for side in sides.values():
+        assert len(side.x) == len(side.group) == len(side.code) == len(side.number)
+        assert (np.diff(side.number) > 0).all()
+
+
+def test_every_set_of_modalities_has_its_code() -> None:
+    rows = {"audio": torch.tensor([0, 2]), "image": torch.tensor([1, 2])}
+    batch = {"sample_id": ["a", "b", "c", "d"], "rows": rows}
+    codes = _codes(batch, Read("clean", ("audio", "image"), fused=True))
+    assert codes.tolist() == [1, 2, 3, 0]
 
 
 def number_of(manifest: Manifest) -> dict[str, int]:

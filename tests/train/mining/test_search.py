@@ -51,6 +51,32 @@ def test_random_keys_are_of_another_group_too() -> None:
     want = (query @ key.T).numpy()[other].mean()
     assert found.random == pytest.approx(want, abs=0.03)
     assert found.similarity > found.random + 0.3
+    same = torch.eye(8)[groups_k]
+    found = nearest(same, same, groups_k, groups_k, skip=0, among=3, at_least=1, seed=1)
+    assert found.random == 0
+
+
+def test_the_seed_draws_the_random_keys() -> None:
+    assert find(seed=0).random == find(seed=0).random != find(seed=1).random
+
+
+def test_ranks_share_the_blocks(monkeypatch) -> None:
+    monkeypatch.setattr(module, "CELLS", 100)
+    want, parts = find(), []
+
+    def gather(mine: list) -> list:
+        parts.append(mine)
+        return parts
+
+    monkeypatch.setattr(module.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(module.distributed, "all_gather_object", gather)
+    for rank in (0, 1):
+        monkeypatch.setattr(module.distributed, "rank", lambda rank=rank: rank)
+        found = find()
+    assert [len(part) for part in parts] == [6, 6]
+    assert found.candidates.tolist() == want.candidates.tolist()
+    assert found.similarity == pytest.approx(want.similarity)
+    assert found.random == pytest.approx(want.random)
 
 
 def test_ties_go_to_the_first_whatever_rounding_says() -> None:
