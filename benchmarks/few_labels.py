@@ -30,7 +30,7 @@ RECIPE = ROOT / "benchmarks/few_labels.yaml"
 CACHE = Path.home() / ".cache/mmfm-benchmarks/few_labels"
 TUNED_AT = 5
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
-    "probe": (("freeze=model",), (3e-3, 1e-2, 3e-2)),
+    "probe": (("freeze=model",), (1e-2, 3e-2, 1e-1)),
     "lora": (("lora={rank: 8, alpha: 16, parts: [image, text, fusion]}",), (1e-3, 3e-3, 1e-2)),
     "full": ((), (1e-4, 3e-4, 1e-3)),
     "encoders": ((), (1e-4, 3e-4, 1e-3)),

@@ -3,8 +3,10 @@
     python -m benchmarks.wnut17.distilled WNUT17 [--epochs 5] [--student-epochs 10] [--seeds 0 1 2]
 
 For each seed the fully fine-tuned model of `python -m benchmarks.wnut17` teaches a student of three
-of its six layers; beside it the same student learns from the labels alone. Speed: both predict the
-dev sentences in turn, one core, and the ratio is that of neighbours in time. Prints markdown.
+of its six layers, on the tagged sentences and as many texts without tags in each step (see
+`unlabelled.py`). Beside it the same student is taught on the tagged sentences alone, and learns
+from their labels alone, in the same number of steps. Speed: both predict the dev sentences in turn,
+one core, and the ratio is that of neighbours in time. Prints markdown.
 """
 
 from __future__ import annotations
@@ -20,9 +22,17 @@ import torch
 import mmfm
 from benchmarks.seeded import interval, run_all
 from benchmarks.wnut17.jobs import CACHE, Job, Made
+from benchmarks.wnut17.unlabelled import shards
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
 
+BATCH = 32
+"""Tagged sentences in a step."""
+WAYS = {
+    "unlabelled": "taught, with text without tags",
+    "taught": "taught on the sentences",
+    "labels": "labels alone",
+}
 STUDENT = "model.encoders.text.keep_layers=[0, 2, 4]"
 
 
@@ -35,6 +45,7 @@ def main() -> int:
     parser.add_argument("--student-lr", type=float, default=2e-4)
     parser.add_argument("--weight", type=float, default=4.0, help="of the teacher's answers")
     parser.add_argument("--hidden", type=float, default=1.0, help="of the teacher's tokens")
+    parser.add_argument("--only", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--runs", type=Path, default=CACHE)
@@ -42,25 +53,38 @@ def main() -> int:
     made = Made.of(args.conll, args.runs)
     teachers = [Job(made, "full", args.lr, seed, args.epochs) for seed in args.seeds]
     run_all(teachers)
+    texts = shards(args.runs / "unlabelled")
+    sentences = len(Manifest.open(made.data, ["train"]))
 
-    def student(teacher: Job, taught: bool) -> Job:
-        settings = f"path: {teacher.folder}, weight: {args.weight}, hidden: {args.hidden}"
-        more = (f"init={teacher.folder}", STUDENT, *((f"teacher={{{settings}}}",) * taught))
-        way = f"taught-{args.weight:g}-{args.hidden:g}" if taught else "untaught"
-        return Job(made, way, args.student_lr, teacher.seed, args.student_epochs, more)
+    def student(teacher: Job, way: str) -> Job:
+        more = [f"init={teacher.folder}", STUDENT]
+        if way != "labels":
+            settings = f"path: {teacher.folder}, weight: {args.weight}, hidden: {args.hidden}"
+            more.append(f"teacher={{{settings}}}")
+        if way == "unlabelled":
+            source = f"{{path: {texts}, splits: [train], weight: 1}}"
+            steps = round(args.student_epochs * sentences / BATCH)
+            more += [
+                *("data.sources.train.weight=1", f"data.sources.unlabelled={source}"),
+                *(f"data.global_batch_size={2 * BATCH}", f"train.max_steps={steps}"),
+                "train.epochs=null",
+            ]
+        told = "" if way == "labels" else f"-{args.weight:g}-{args.hidden:g}"
+        name = f"student-{way}{told}"
+        return Job(made, name, args.student_lr, teacher.seed, args.student_epochs, tuple(more))
 
-    taught, untaught = ([student(t, with_it) for t in teachers] for with_it in (True, False))
-    run_all([*taught, *untaught])
+    students = {way: [student(teacher, way) for teacher in teachers] for way in args.only}
+    run_all(job for jobs in students.values() for job in jobs)
     print("| | dev F1 | test F1 | of the teacher's test F1, each seed |")
     print("| --- | --- | --- | --- |")
-    for name, jobs in (("teacher", teachers), ("taught", taught), ("labels alone", untaught)):
+    for name, jobs in (("teacher", teachers), *((WAYS[way], students[way]) for way in args.only)):
         dev, test = ([j.scores()[split] for j in jobs] for split in ("dev", "test"))
         kept = [
             f"{100 * j.scores()['test'] / t.scores()['test']:.1f} %"
             for j, t in zip(jobs, teachers, strict=True)
         ]
         print(f"| {name} | {interval(dev)} | {interval(test)} | {', '.join(kept)} |")
-    big, small = (mmfm.load(j.folder) for j in (teachers[0], taught[0]))
+    big, small = (mmfm.load(j.folder) for j in (teachers[0], students[args.only[0]][0]))
     ratio = _inner(small) / _inner(big)
     print(f"\nparameters outside the embeddings: {100 * ratio:.1f} % of the teacher's")
     ratios = speed(big, small, made.data, args.rounds)
