@@ -124,7 +124,8 @@ def _launch(ranks: int, name: str, recipe: Path) -> None:
     command = [sys.executable, "-m", "mmfm"]
     if ranks > 1:
         launcher = str(Path(sys.executable).parent / "deepspeed")
-        command = [launcher, "--num_gpus", str(ranks), "--master_port", _port(), "--module", "mmfm"]
+        port = str(free_port())
+        command = [launcher, "--num_gpus", str(ranks), "--master_port", port, "--module", "mmfm"]
     # Two ranks need no two GPUs.
     on_cpu = {**os.environ, "DS_ACCELERATOR": "cpu"}
     done = subprocess.run([*command, name, str(recipe)], env=on_cpu, capture_output=True, text=True)
@@ -132,10 +133,12 @@ def _launch(ranks: int, name: str, recipe: Path) -> None:
         raise ValueError(f"it stopped:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
 
 
-def _port() -> str:
+def free_port() -> int:
+    """A port of this machine that nobody listens on now, for a group of ranks to meet at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+        port: int = probe.getsockname()[1]
+    return port
 
 
 def main(argv: Sequence[str]) -> int:

@@ -5,12 +5,13 @@ or without it, which spares the tests two processes that import all of DeepSpeed
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from mmfm.testing import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,13 +29,6 @@ def command(
     words += ["--module", module, *arguments]
     path = f"{launcher.parent}{os.pathsep}{os.environ['PATH']}"
     return words, {**environment(gpu), "PATH": path}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def environment(gpu: bool) -> dict[str, str]:
