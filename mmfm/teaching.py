@@ -109,8 +109,11 @@ class HeadTeacher(Teacher):
         if {m for r in self.head.reads for m in r.modalities} != read:
             raise ValueError(f"teacher {path}: its head reads other modalities than this one")
         self.answers = answers_of(head)
-        if self.answers != answers_of(self.head):
-            raise ValueError(f"teacher {path}: its head gives other answers than this one")
+        theirs = answers_of(self.head)
+        if self.answers != theirs:
+            apart = ", ".join(sorted(self.answers.names ^ theirs.names)[:5])
+            more = f": only one of them has {apart}" if apart else ""
+            raise ValueError(f"teacher {path}: its head gives other answers than this one{more}")
         self.pupil = head
         self.wanted = tuple(dict.fromkeys((*self.head.reads, *shared)))
         self._last: tuple[Batch, ReadFeatures] | None = None

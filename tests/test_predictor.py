@@ -213,12 +213,20 @@ def test_what_can_not_be_encoded(predictor: Predictor, tmp_path: Path) -> None:
     for one in ("a red dot", b"", tmp_path):
         with pytest.raises(ValueError, match="text must be a list of items, not"):
             predictor.encode(text=one)
-    with pytest.raises(BadSample, match="image unreadable"):
+    with pytest.raises(BadSample, match=r"^image 0: image unreadable"):
         predictor.encode(image=[b"no picture"])
-    with pytest.raises(ValueError, match=r"gone\.png can't be read"):
+    with pytest.raises(ValueError, match=r"^image 0: .*gone\.png can't be read"):
         predictor.encode(image=[tmp_path / "gone.png"])
-    with pytest.raises(ValueError, match="a text must be a string"):
+    with pytest.raises(ValueError, match=r"^text 0: a text must be a string"):
         predictor.encode(text=[3])
+    with pytest.raises(BadSample, match=r"^text 2 \(''\): text empty"):
+        predictor.encode(2, text=["a red dot", "a ring", ""])
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    for torn in (tmp_path / "torn.png", str(tmp_path / "torn.png")):
+        with pytest.raises(BadSample, match=r"^image 0 \(.*torn\.png'?\): image unreadable"):
+            predictor.encode(image=[torn])
+    with pytest.raises(ValueError, match="text 1 is None: leave it out of the list"):
+        predictor.encode(text=["a red dot", None, "a ring"])
 
 
 def test_encode_batches_equals_encode(predictor: Predictor, data: Path, samples) -> None:

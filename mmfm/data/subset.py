@@ -120,6 +120,11 @@ def _check_label(manifest: Manifest, facts: Facts, label: str) -> None:
     if label not in fields:
         there = nearest(label, fields) or ": no sample has labels"
         raise ValueError(f"subset.label = {label!r} is no field of the labels{there}")
+    if not any(label in one for one in facts.labels):
+        raise ValueError(
+            f"subset.label = {label!r}: no sample has such a label itself (the tags of a text's "
+            "tokens are none); leave it out, and take a share in place of per_label"
+        )
 
 
 def _folds(

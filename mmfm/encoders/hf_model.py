@@ -51,7 +51,8 @@ class Config(EncoderConfig):
         source = self.name if assets is None else str(assets)
         model = _load(source, weights=assets is None)
         # Those of a checkpoint that was trained so are the kept ones already.
-        if self.keep_layers and len(self.keep_layers) != model.config.num_hidden_layers:
+        kept = assets is not None and len(self.keep_layers or ()) == model.config.num_hidden_layers
+        if self.keep_layers and not kept:
             model = with_layers(model, self.keep_layers)
         one_stack = hasattr(model.config, "hidden_size") and not model.config.is_encoder_decoder
         if one_stack and model.main_input_name == "input_ids":

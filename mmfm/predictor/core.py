@@ -85,9 +85,13 @@ class Predictor:
 
         Each item is a path, the bytes of a file, or what the modality's transform takes: a string
         for text, a PIL image or an array for a picture, a waveform at the encoder's rate for sound.
+
+        Raises:
+            ValueError: for an item that can't be used, with its place; None is none.
         """
         found: dict[str, Tensor] = {}
         for modality, listed in items.by_modality(inputs, self.model.specs).items():
+            items.check_none_missing(modality, listed)
             read = Read("clean", (modality,))
             transforms = {modality: self._whole_transforms[modality]}
             parts = [

@@ -11,7 +11,7 @@ import numpy as np
 from mmfm.data.collate import collate
 from mmfm.data.decode import Sample
 from mmfm.data.reader import hash63
-from mmfm.data.transforms.base import Transform
+from mmfm.data.transforms.base import BadSample, Transform
 from mmfm.types import Batch
 
 
@@ -34,6 +34,13 @@ def by_modality(
             raise ValueError(f"{keyword} must be a list of items, not {type(items).__name__}")
         found[modality] = items
     return found
+
+
+def check_none_missing(modality: str, listed: Sequence[Any]) -> None:
+    """ValueError where an item is None, which would have no row in the answer."""
+    for place, item in enumerate(listed):
+        if item is None:
+            raise ValueError(f"{modality} {place} is None: leave it out of the list")
 
 
 def check_samples(given: Mapping[str, Sequence[Any]], read: Collection[str]) -> int:
@@ -59,7 +66,10 @@ def check_samples(given: Mapping[str, Sequence[Any]], read: Collection[str]) -> 
 def batches(
     given: Mapping[str, Sequence[Any]], transforms: Mapping[str, Transform], batch_size: int
 ) -> Iterator[Batch]:
-    """Batches of the samples, whose ids are their places in the lists; None is left out."""
+    """Batches of the samples, whose ids are their places in the lists; None is left out.
+
+    ValueError, or its kind BadSample, names the item that can't be used.
+    """
     unused = np.random.default_rng(0)
     count = max((len(items) for items in given.values()), default=0)
     for start in range(0, count, batch_size):
@@ -68,9 +78,23 @@ def batches(
             name = str(place)
             sample = Sample(name, hash63(name), hash63(name), mask_seed=0, label=None)
             for modality, items in given.items():
-                if items[place] is not None:
-                    transform = transforms[modality]
+                if items[place] is None:
+                    continue
+                transform = transforms[modality]
+                try:
                     content = transform.content_of(items[place])
                     sample.inputs[modality] = transform.decode_content(content, unused, False)
+                except BadSample as error:
+                    where = _named(modality, place, items[place])
+                    raise BadSample(error.reason, where, error.detail) from None
+                except ValueError as error:
+                    raise ValueError(f"{modality} {place}: {error}") from None
             samples.append(sample)
         yield collate(samples, transforms)
+
+
+def _named(modality: str, place: int, item: Any) -> str:
+    """``image 3 (cat.png)``, ``text 0 ('a cat')``, or ``audio 2`` where it has no name."""
+    if isinstance(item, Path):
+        return f"{modality} {place} ({item})"
+    return f"{modality} {place} ({item[:60]!r})" if isinstance(item, str) else f"{modality} {place}"

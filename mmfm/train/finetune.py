@@ -43,8 +43,9 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     found = None if recipe.init is None else Checkpoint.open(recipe.init)
     join_replay(recipe, found)
     before = head_before(recipe, found)
-    label = find_label(recipe, before.names if isinstance(before, HeadBefore) else ())
-    check_classes(recipe, label)
+    label = find_label(recipe, _known_names(recipe, before))
+    if recipe.teacher is None:  # which teaches without labels too
+        check_classes(recipe, label)
     settle_head(recipe, label)
     if recipe.freeze != "none":
         # In the recipe, so that the checkpoint says it too.
@@ -70,7 +71,8 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
 
 def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | None:
     """What the head learns, with the `known` names and behind them those that the manifests have
-    for it besides, or the ids of its items; None for a head without either.
+    for it besides, or the ids of its items; None for a head without either. ConfigError where there
+    is no name.
     """
     items = getattr(recipe.head, "items", None)
     if isinstance(items, ItemsConfig):
@@ -87,10 +89,20 @@ def find_label(recipe: FinetuneConfig, known: Sequence[str] = ()) -> Label | Non
     for _, manifest, _ in recipe.data.open_sources():
         names |= set(manifest.label_names.get(field, ()))
         fields |= set(manifest.label_names)
-    if not names:
+    if not names and not known:
         there = ", ".join(sorted(fields)) or "none"
         raise ConfigError(f"head.label = {field!r}: the data have the labels {there}")
     return Label(field, [*known, *sorted(names - set(known))], kind)
+
+
+def _known_names(recipe: FinetuneConfig, before: HeadBefore | str | None) -> Sequence[str]:
+    """Those of the head that goes on, or else of the teacher's."""
+    if isinstance(before, HeadBefore):
+        return before.names
+    if recipe.teacher is None:
+        return ()
+    told = Checkpoint.open(recipe.teacher.path).preprocessing["label"]
+    return Label(*told).names if told else ()
 
 
 def show_before_and_after(run: Run) -> None:

@@ -23,6 +23,7 @@ from mmfm.config import ConfigError, read_yaml, to_dict
 from mmfm.data.facts import read_facts, visible
 from mmfm.data.manifest import Manifest
 from mmfm.files import write_json
+from mmfm.train.head.refit import label_kind
 from mmfm.train.judging.evaluation import open_manifests
 from mmfm.train.log import read_metrics
 from mmfm.train.recipe import FinetuneConfig, load_finetune
@@ -76,14 +77,15 @@ def _check(recipe: FinetuneConfig) -> None:
 
 def fold_overrides(recipe: FinetuneConfig, folds: int, fold: int) -> list[str]:
     """What makes the recipe that of one fold. Where the data name the head's classes, each fold has
-    them equally often.
+    them equally often; a text's tags are not its classes.
     """
     words = [f"run.dir={json.dumps(f'{recipe.run.dir}/fold-{fold}')}", "test={}"]
     label = getattr(recipe.head, "label", None)
+    has_classes = label_kind(recipe.head) != "tags"
     for name, manifest, _ in recipe.data.open_sources():
         source = recipe.data.sources[name]
         subset = {} if source.subset is None else to_dict(source.subset)
-        if not subset.get("label") and label in manifest.label_names:
+        if not subset.get("label") and has_classes and label in manifest.label_names:
             subset["label"] = label
         subset |= {"folds": folds, "fold": fold, "part": "train"}
         words.append(f"data.sources.{name}.subset={json.dumps(subset)}")

@@ -279,3 +279,11 @@ def test_settings_that_cannot_be(folder: Path, settings, message: str) -> None:
     with pytest.raises(ConfigError, match=r"data\.sources\.a") as raised:
         data_config(folder, **settings).open_sources()
     assert message in str(raised.value)
+
+
+def test_tags_are_no_label_of_a_sample(folder: Path) -> None:
+    manifest = Manifest.open(folder)
+    manifest.label_names["tags"] = ["B-person", "O"]
+    for more in ({"per_label": 1}, {"folds": 2}):
+        with pytest.raises(ValueError, match=r"'tags': no sample has .* take a share"):
+            subset_of(manifest, SubsetConfig(label="tags", **more))

@@ -303,6 +303,8 @@ def test_bad_layers_to_keep(bert, keep, message):
 def test_layers_that_are_not_there(bert, tmp_path):
     with pytest.raises(ValueError, match=r"keep_layers = \[2\]: there are the layers 0 to 1"):
         _build(bert, keep_layers=[2])
+    with pytest.raises(ValueError, match=r"keep_layers = \[0, 2\]: there are the layers 0 to 1"):
+        _build(bert, keep_layers=[0, 2])  # as many as there are
     shared = AlbertConfig(**SMALL, embedding_size=8)
     with pytest.raises(ValueError, match="a AlbertModel has no list of single layers"):
         _build(_save(AlbertModel(shared), tmp_path / "albert"), keep_layers=[0])

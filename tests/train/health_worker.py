@@ -27,6 +27,7 @@ from tests import tiny
 
 SGD = OptimConfig(type="sgd", lr=0.02, weight_decay=0.0, grad_clip=0.0, schedule="constant")
 CASES = [(0, 1), (1, 2), (2, 1), (3, 2)]  # ZeRO stage, micro-batches
+IN_BF16 = [(1, 1), (1, 4), (2, 4), (3, 4)]  # the same
 SLEEP_S = 1000
 
 
@@ -48,9 +49,11 @@ def batches(step: int, parts: int, batch: Any = None) -> list[Any]:
     return tiny.micro_batches(batch, distributed.rank(), ranks, tiny.GLOBAL_BATCH // ranks // parts)
 
 
-def norms(tokenizer: str, stage: int, parts: int) -> list[dict[str, float]]:
+def norms(
+    tokenizer: str, stage: int, parts: int, precision: str = "fp32"
+) -> list[dict[str, float]]:
     """Of two steps: gradient norms by part, activations by modality, and the whole norm."""
-    one = trainer(tokenizer, stage, parts)
+    one = trainer(tokenizer, stage, parts, precision)
     found = []
     for step in range(2):
         with ActivationNorms(one.task.model) as sizes:
@@ -107,6 +110,7 @@ def main() -> None:
     for stage, parts in CASES:
         found[f"norms/{stage}/{parts}"] = norms(tokenizer, stage, parts)
         found[f"broken/{stage}"] = broken(tokenizer, stage, parts)
+    found["bf16"] = norms(tokenizer, 1, 4, "bf16")
     found["full_disk"] = full_disk(out / "checkpoints")
     everyone = distributed.all_gather_object(found)
     if distributed.is_main():

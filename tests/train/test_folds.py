@@ -12,6 +12,7 @@ import scipy.stats
 
 from mmfm import cli
 from mmfm.config import ConfigError
+from mmfm.heads import token_classification
 from mmfm.train import folds
 from mmfm.train.folds import summary, table
 from mmfm.train.recipe import load_finetune
@@ -144,6 +145,18 @@ def test_the_subset_of_a_source_is_cut_into_folds(synthetic: Path, tmp_path: Pat
     held_out = json.loads(words["eval.sources.held_out"])
     assert held_out["subset"] == {**own, "part": "held_out"}
     assert (held_out["splits"], held_out["modalities"]) == (["train"], ["image"])
+
+
+def test_tags_cut_no_folds(synthetic: Path, tmp_path: Path) -> None:
+    """A text has many of them: its folds are cut as if it had no label."""
+    config = load_finetune(recipe(tmp_path, synthetic))
+    for head, label in (
+        (config.head, "colour"),
+        (token_classification.Config(label="colour"), None),
+    ):
+        config.head = head
+        words = dict(word.split("=", 1) for word in folds.fold_overrides(config, 4, 1))
+        assert json.loads(words["data.sources.pictures.subset"]).get("label") == label
 
 
 def test_replay_is_refused(synthetic: Path, tmp_path: Path) -> None:

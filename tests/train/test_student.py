@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmfm import cli
 from mmfm.checkpoint import Checkpoint
 from mmfm.data.tokenizer import load_tokenizer
 from mmfm.train.finetune import prepare
+from tests.data.make_shards import write_set
 from tests.tiny_runs import exact, training
 from tests.train.test_finetune import finetune
 
@@ -94,3 +96,25 @@ def test_a_run_its_resume_and_what_it_trained(
         assert predictor.encode(text=["a red circle"])["text"].shape == (1, 16)
     finally:
         os.rename(away, teacher)
+
+
+def test_texts_without_labels_teach(teacher: Path, synthetic: Path, tmp_path: Path) -> None:
+    """Alone, also where the head has no other names than the teacher's, and beside labels."""
+    metas = [{"id": f"t{n}", "texts": [f"{n} red rings"]} for n in range(64)]
+    shard = [(f"{n:03d}", {"json": json.dumps(meta).encode()}) for n, meta in enumerate(metas)]
+    texts = f"{{path: {write_set(tmp_path / 'texts', [shard])}}}"
+    alone = [f"data.sources.texts={texts}", "data.sources.synthetic=null"]
+    bert = f"{{type: hf_model, name: {teacher.parent / 'bert'}, max_length: 24}}"
+    fresh = ["init=null", f"model={{embed_dim: 16, encoders: {{text: {bert}}}}}"]
+    fresh.append("model.encoders.text.keep_layers=[0, 2]")
+    words = {"alone": alone, "fresh": [*fresh, *alone], "beside": alone[:1]}
+    names = mmfm.load(teacher).head.label_names
+    for name, more in words.items():
+        assert cli.main([*student(synthetic, teacher, tmp_path / name), *more]) == 0
+        rows = training(tmp_path / name)
+        assert rows[4]["teacher/answers_loss"] > 0
+        labelled = sum(row["head/classification_loss"] for row in rows.values())
+        assert (labelled > 0) == (name == "beside")
+        assert mmfm.load(tmp_path / name).head.label_names == names
+        weights = Checkpoint.open(tmp_path / name).tensors("model")
+        assert all(weight.isfinite().all() for weight in weights.values())

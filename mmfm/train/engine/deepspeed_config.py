@@ -38,6 +38,11 @@ def deepspeed_config(
     for half in ("bf16", "fp16"):
         if "enabled" in (overrides.get(half) or {}):
             raise ValueError(f"deepspeed.{half}.enabled follows from train.precision; set that")
+    if (overrides.get("bf16") or {}).get("immediate_grad_update") is False:
+        raise ValueError(
+            "deepspeed.bf16.immediate_grad_update = false would count the gradients of a step's "
+            "first micro-batches several times over; leave it out"
+        )
     if precision != "fp32" and zero_stage == 0:
         raise ValueError(
             f"train.precision = {precision} keeps fp32 weights and gradients in ZeRO's optimiser: "
@@ -52,7 +57,7 @@ def deepspeed_config(
         "gradient_predivide_factor": 1.0,
         "communication_data_type": "fp32",
         "fp16": _fp16(precision == "fp16"),
-        "bf16": {"enabled": precision == "bf16"},
+        "bf16": _bf16(precision == "bf16"),
         "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {
             "stage": zero_stage,
@@ -66,6 +71,15 @@ def deepspeed_config(
         "wall_clock_breakdown": False,
     }
     return _merge(config, overrides)
+
+
+def _bf16(enabled: bool) -> dict[str, Any]:
+    """At stage 1 DeepSpeed adds a micro-batch's gradients to the step's in fp32 after its backward,
+    and clears them before the next one in a hook on the tensors that the forward returns. mmfm's
+    returns an `Output`, in which it finds none, so that each would be added again with every later
+    one. Where they are added in the backward itself, they are gone after it.
+    """
+    return {"enabled": True, "immediate_grad_update": True} if enabled else {"enabled": False}
 
 
 def _fp16(enabled: bool) -> dict[str, Any]:

@@ -49,8 +49,10 @@ class Evaluation:
         }
 
     def run(self, step: int) -> dict[str, list[Any]]:
-        """Evaluate and log; the scores by task, on every rank; collective."""
-        found = {}
+        """Evaluate and log; the scores by task, on every rank; collective. ConfigError where the
+        metric of `keep_best` is none of them.
+        """
+        found: dict[str, list[Any]] = {}
         when = f"step {step}" if self.section == "eval" else self.section
         for name, evaluator in self.evaluators.items():
             found[name] = scores = self._scores(name, evaluator, step)
@@ -64,8 +66,13 @@ class Evaluation:
         for name, reasons in self.left_out.items():
             for reason, count in reasons.items():
                 self.log.say(f"{when}  warning: {count} samples of {name} are left out: {reason}")
-        if self.page is not None and self.section == "eval" and found and distributed.is_main():
-            findings.prune(Path(self.recipe.run.dir), step, self.recipe.train.keep_best)
+        if self.section == "test" or not found:
+            return found
+        by = self.recipe.train.keep_best
+        if by is not None:
+            by.value_in(found)
+        if self.page is not None and distributed.is_main():
+            findings.prune(Path(self.recipe.run.dir), step, by)
         return found
 
     def _scores(self, name: str, evaluator: Any, step: int) -> list[Any]:

@@ -65,7 +65,8 @@ def _check_apart(name: str, manifest: Manifest, source: str, trained: Manifest) 
     if common is not None:
         raise ConfigError(
             f"test.sources.{name} shares samples with data.sources.{source}, {common!r} among them:"
-            " name other splits, or the held_out part of the same subset"
+            " name other splits, or the held_out part of the same subset. (Ids that mmfm data made"
+            " are a file's name and its row: if the samples differ, give them ids of your own.)"
         )
 
 

@@ -75,6 +75,7 @@ def test_what_the_recipe_owns_can_not_be_overridden(key: str) -> None:
         ({"optimizer": {"type": "Adam"}}, r"deepspeed\.optimizer would be ignored: see optim"),
         ({"scheduler": {}}, r"deepspeed\.scheduler would be ignored"),
         ({"bf16": {"enabled": True}}, r"deepspeed\.bf16\.enabled follows from train\.precision"),
+        ({"bf16": {"immediate_grad_update": False}}, r"= false would count the gradients"),
     ],
 )
 def test_what_mmfm_sets_otherwise(overrides: dict[str, Any], message: str) -> None:

@@ -13,7 +13,7 @@ from mmfm.train.health.nonfinite import NonFiniteError
 from mmfm.train.trainer import Trainer
 from tests import tiny
 from tests.launch import deepspeed
-from tests.train.health_worker import CASES, batches, full_disk, norms, trainer
+from tests.train.health_worker import CASES, IN_BF16, batches, full_disk, norms, trainer
 
 
 @pytest.fixture(scope="module")
@@ -92,13 +92,22 @@ def test_activations_leave_padding_out(group, tokenizer: str) -> None:
     assert sizes[0] == sizes[1]
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_norms_in_bf16(group, tokenizer: str, plain, stage: int) -> None:
-    one = trainer(tokenizer, stage, 1, "bf16")
-    found = one.step(batches(0, 1)).grad_norms
-    one.engine.destroy()
+@pytest.mark.parametrize(("stage", "parts"), IN_BF16)
+def test_norms_in_bf16(group, tokenizer: str, plain, one_rank, stage: int, parts: int) -> None:
+    check_in_bf16(norms(tokenizer, stage, parts, "bf16"), plain, one_rank)
+
+
+def test_norms_in_bf16_on_two_ranks(launched, plain, one_rank) -> None:
+    for rank in launched[1]:
+        check_in_bf16(rank["bf16"], plain, one_rank)
+
+
+def check_in_bf16(found, plain, one_rank) -> None:
+    """Each part's first gradient, and the whole one of both steps."""
     for part, norm in plain.items():
-        assert found[part] == pytest.approx(norm, rel=0.1), part
+        assert found[0][part] == pytest.approx(norm, rel=0.1), part
+    for step, whole in zip(found, one_rank[CASES[0]], strict=True):
+        assert step["all"] == pytest.approx(whole["all"], rel=0.05)
 
 
 # ------------------------------------------------------------------------------ finite check

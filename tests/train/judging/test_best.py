@@ -103,3 +103,15 @@ def test_a_run_stops_early_once(synthetic: Path, tmp_path: Path, capfd) -> None:
 
     assert cli.main([*words, "train.patience=3"]) == 0
     assert list(accuracy(run)) == [0, 2, 4, 6, 8]
+
+
+def test_a_misspelt_metric_is_told_before_the_first_step(
+    synthetic: Path, tmp_path: Path, capfd
+) -> None:
+    (tmp_path / "run").mkdir()
+    train = {"keep_best": {"task": "colour", "metric": "acuracy"}}
+    assert cli.main(["finetune", recipe(tmp_path, synthetic, train=train)]) == 2
+    assert "keep_best.metric = 'acuracy' is no metric of eval.tasks.colour; did you mean" in (
+        capfd.readouterr().err
+    )
+    assert {row["step"] for row in read_metrics(tmp_path / "run/metrics.jsonl")} == {0}
