@@ -97,4 +97,7 @@ def _named(modality: str, place: int, item: Any) -> str:
     """``image 3 (cat.png)``, ``text 0 ('a cat')``, or ``audio 2`` where it has no name."""
     if isinstance(item, Path):
         return f"{modality} {place} ({item})"
-    return f"{modality} {place} ({item[:60]!r})" if isinstance(item, str) else f"{modality} {place}"
+    if not isinstance(item, str):
+        return f"{modality} {place}"
+    shown = item if len(item) <= 120 else f"{item[:60]}…{item[-60:]}"
+    return f"{modality} {place} ({shown!r})"
