@@ -22,7 +22,7 @@ from benchmarks.seeded import MMFM, ROOT, TunedRun, best_lr, interval, run_all, 
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 CACHE = Path.home() / ".cache/mmfm-benchmarks/timm_loop"
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 
 
 @dataclass(frozen=True)
