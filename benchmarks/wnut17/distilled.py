@@ -12,6 +12,7 @@ one core, and the ratio is that of neighbours in time. Prints markdown.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from pathlib import Path
@@ -63,7 +64,7 @@ def main() -> int:
             more.append(f"teacher={{{settings}}}")
         if way == "unlabelled":
             source = f"{{path: {texts}, splits: [train], weight: 1}}"
-            steps = round(args.student_epochs * sentences / BATCH)
+            steps = math.ceil(args.student_epochs * sentences / BATCH)
             more += [
                 *("data.sources.train.weight=1", f"data.sources.unlabelled={source}"),
                 *(f"data.global_batch_size={2 * BATCH}", f"train.max_steps={steps}"),
