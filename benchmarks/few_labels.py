@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, set_seed
 
-from benchmarks.seeded import MMFM, ROOT, TunedRun, best_lr, interval, run_all, tested
+from benchmarks.seeded import MMFM, ROOT, TunedRun, add_at_once, best_lr, interval, run_all, tested
 from mmfm.data.manifest import Manifest
 from mmfm.data.sequential import SequentialData
 from mmfm.train.recipe import merge
@@ -140,6 +140,7 @@ def main() -> int:
     parser.add_argument("--pretrained", type=Path, default=ROOT / "runs/quickstart")
     parser.add_argument("--data", type=Path, default=ROOT / "data/emoji")
     parser.add_argument("--runs", type=Path, default=CACHE)
+    add_at_once(parser)
     args = parser.parse_args()
     pretrained, data, folder = (p.resolve() for p in (args.pretrained, args.data, args.runs))
 
@@ -150,14 +151,14 @@ def main() -> int:
         way: [run(way, TUNED_AT, lr, args.seeds[0], tuning=True) for lr in WAYS[way][1]]
         for way in args.only
     }
-    run_all(one for runs in tried.values() for one in runs)
+    run_all((one for runs in tried.values() for one in runs), args.at_once)
     best = {way: best_lr(runs) for way, runs in tried.items()}
     runs = {
         (way, labels): [run(way, labels, best[way], seed) for seed in args.seeds]
         for labels in args.labels
         for way in args.only
     }
-    run_all(one for runs_of in runs.values() for one in runs_of)
+    run_all((one for runs_of in runs.values() for one in runs_of), args.at_once)
     print("| way | learning rate |", " | ".join(f"{n} a class" for n in args.labels), "|")
     print("| --- | --- |", " | ".join("---" for _ in args.labels), "|")
     for way in args.only:

@@ -1,7 +1,8 @@
-"""Fine-tuning runs with several seeds: two at a time on one core each, scores and intervals."""
+"""Fine-tuning runs with several seeds: some at a time on one core each, scores and intervals."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -84,10 +85,15 @@ class TunedRun(SeededRun):
         return {"accuracy": metric(self.folder, "accuracy")["test"]}
 
 
-def run_all(runs: Iterable[SeededRun]) -> None:
-    """Run what is not done yet."""
+def add_at_once(parser: argparse.ArgumentParser) -> None:
+    """The option of `run_all`."""
+    parser.add_argument("--at-once", type=int, default=2, help="runs side by side, a core each")
+
+
+def run_all(runs: Iterable[SeededRun], at_once: int) -> None:
+    """Run what is not done yet, so many at once; they share a GPU where there is one."""
     left = [run for run in dict.fromkeys(runs) if not run.done]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(at_once) as pool:
         for number, run in enumerate(pool.map(SeededRun.run, left), 1):
             told = ", ".join(f"{k} {100 * v:.1f}" for k, v in run.scores().items())
             print(f"{number}/{len(left)} {run.folder.name}: {told}", file=sys.stderr, flush=True)

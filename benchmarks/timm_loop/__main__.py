@@ -5,9 +5,10 @@
 
 The sub-category of an emoji from its picture in five art styles, at 96 pixels: the same weights,
 steps, batch size, augmentation, AdamW and cosine schedule on both sides, fp32, one core for each
-run. Each side's learning rate is the best on a sixth style with the first seed; then each run is
-judged once, on a seventh. mmfm leaves batch norms at rest, so that training is the same for any
-micro-batch size; the plain loop trains them. Prints mean and t interval over the seeds as markdown.
+run, and the GPU where there is one. Each side's learning rate is the best on a sixth style with the
+first seed; then each run is judged once, on a seventh. mmfm leaves batch norms at rest, so that
+training is the same for any micro-batch size; the plain loop trains them. Prints mean and t
+interval over the seeds as markdown.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.seeded import MMFM, ROOT, TunedRun, best_lr, interval, run_all, tested
+from benchmarks.seeded import MMFM, ROOT, TunedRun, add_at_once, best_lr, interval, run_all, tested
 
 RECIPE = Path(__file__).parent / "recipe.yaml"
 CACHE = Path.home() / ".cache/mmfm-benchmarks/timm_loop"
@@ -64,6 +65,7 @@ def main() -> int:
     parser.add_argument("--weights", type=Path, default=ROOT / "data/weights/efficientnet-lite0")
     parser.add_argument("--data", type=Path, default=ROOT / "data/emoji")
     parser.add_argument("--runs", type=Path, default=CACHE)
+    add_at_once(parser)
     args = parser.parse_args()
     weights, data, folder = (path.resolve() for path in (args.weights, args.data, args.runs))
 
@@ -74,10 +76,10 @@ def main() -> int:
         side: [run(side, lr, args.seeds[0], tuning=True) for lr in RATES]
         for side in ("timm", "mmfm")
     }
-    run_all(one for runs in tried.values() for one in runs)
+    run_all((one for runs in tried.values() for one in runs), args.at_once)
     best = {side: best_lr(runs) for side, runs in tried.items()}
     runs = {side: [run(side, best[side], seed) for seed in args.seeds] for side in tried}
-    run_all(one for of_side in runs.values() for one in of_side)
+    run_all((one for of_side in runs.values() for one in of_side), args.at_once)
     print(f"| | learning rate | test accuracy, {len(args.seeds)} seeds | each |")
     print("| --- | --- | --- | --- |")
     for side, of_one in runs.items():

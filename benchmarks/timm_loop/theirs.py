@@ -32,6 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from mmfm.data.manifest import Manifest
 from mmfm.data.reader import SampleReader
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """(picture, number of its label) for all samples of some splits."""
@@ -99,7 +101,7 @@ def main() -> int:
     test = Pictures(args.data, [args.split], label, train.names, test_transform)
 
     torch.manual_seed(args.seed)
-    model = pretrained(args.weights, described["architecture"], len(train.names))
+    model = pretrained(args.weights, described["architecture"], len(train.names)).to(DEVICE)
     start = time.perf_counter()
     fit(model, train, recipe, args.lr)
     train_s = time.perf_counter() - start
@@ -108,7 +110,7 @@ def main() -> int:
     right = 0
     with torch.inference_mode():
         for pictures, labels in DataLoader(test, 64):
-            right += int((model(pictures).argmax(1) == labels).sum())
+            right += int((model(pictures.to(DEVICE)).argmax(1).cpu() == labels).sum())
     args.out.write_text(
         json.dumps({"accuracy": right / len(test), "samples": len(test), "train_s": train_s})
     )
@@ -146,7 +148,7 @@ def fit(model: Any, train: Pictures, recipe: Any, lr: float) -> None:
     for step in range(steps):
         schedule.step_update(step)
         pictures, labels = next(batches)
-        loss = F.cross_entropy(model(pictures), labels)
+        loss = F.cross_entropy(model(pictures.to(DEVICE)), labels.to(DEVICE))
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), optim["grad_clip"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks.seeded import interval, run_all
+from benchmarks.seeded import add_at_once, interval, run_all
 from benchmarks.wnut17.jobs import CACHE, Job, Made
 
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
@@ -33,6 +33,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--only", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--runs", type=Path, default=CACHE)
+    add_at_once(parser)
     args = parser.parse_args()
     made = Made.of(args.conll, args.runs)
 
@@ -40,13 +41,13 @@ def main() -> int:
         return Job(made, way, lr, seed, args.epochs, WAYS[way][0], theirs=way == "theirs")
 
     tried = [job(way, lr, args.seeds[0]) for way in args.only for lr in WAYS[way][1]]
-    run_all(tried)
+    run_all(tried, args.at_once)
     best = {
         way: max((j for j in tried if j.way == way), key=lambda j: j.scores()["dev"]).lr
         for way in args.only
     }
     chosen = {way: [job(way, best[way], seed) for seed in args.seeds] for way in args.only}
-    run_all([j for jobs in chosen.values() for j in jobs])
+    run_all([j for jobs in chosen.values() for j in jobs], args.at_once)
     print(f"| way | learning rate | dev F1 | test F1, {len(args.seeds)} seeds | each |")
     print("| --- | --- | --- | --- | --- |")
     for way, jobs in chosen.items():

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import mmfm
-from benchmarks.seeded import interval, run_all
+from benchmarks.seeded import add_at_once, interval, run_all
 from benchmarks.wnut17.jobs import CACHE, Job, Made
 from benchmarks.wnut17.unlabelled import shards
 from mmfm.data.manifest import Manifest
@@ -50,10 +50,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--runs", type=Path, default=CACHE)
+    add_at_once(parser)
     args = parser.parse_args()
     made = Made.of(args.conll, args.runs)
     teachers = [Job(made, "full", args.lr, seed, args.epochs) for seed in args.seeds]
-    run_all(teachers)
+    run_all(teachers, args.at_once)
     texts = shards(args.runs / "unlabelled")
     sentences = len(Manifest.open(made.data, ["train"]))
 
@@ -75,7 +76,7 @@ def main() -> int:
         return Job(made, name, args.student_lr, teacher.seed, args.student_epochs, tuple(more))
 
     students = {way: [student(teacher, way) for teacher in teachers] for way in args.only}
-    run_all(job for jobs in students.values() for job in jobs)
+    run_all((job for jobs in students.values() for job in jobs), args.at_once)
     print("| | dev F1 | test F1 | of the teacher's test F1, each seed |")
     print("| --- | --- | --- | --- |")
     for name, jobs in (("teacher", teachers), *((WAYS[way], students[way]) for way in args.only)):
@@ -85,7 +86,7 @@ def main() -> int:
             for j, t in zip(jobs, teachers, strict=True)
         ]
         print(f"| {name} | {interval(dev)} | {interval(test)} | {', '.join(kept)} |")
-    big, small = (mmfm.load(j.folder) for j in (teachers[0], students[args.only[0]][0]))
+    big, small = (mmfm.load(j.folder, "cpu") for j in (teachers[0], students[args.only[0]][0]))
     ratio = _inner(small) / _inner(big)
     print(f"\nparameters outside the embeddings: {100 * ratio:.1f} % of the teacher's")
     ratios = speed(big, small, made.data, args.rounds)
