@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import threading
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,12 +41,13 @@ CACHE = Path.home() / ".cache/mmfm-benchmarks/few_labels"
 TUNED_AT = 5
 MEASURED = 8
 """Batches of 64 training pictures, by which the norms of a random network are set."""
+MAKING = threading.Lock()
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "probe": (("freeze=model",), (1e-2, 3e-2, 1e-1)),
     "lora": (("lora={rank: 8, alpha: 16, parts: [image, text, fusion]}",), (1e-3, 3e-3, 1e-2)),
     "full": ((), (1e-4, 3e-4, 1e-3)),
-    "encoders": ((), (1e-4, 3e-4, 1e-3)),
-    "random": ((), (1e-4, 3e-4, 1e-3)),
+    "encoders": ((), (1e-4, 3e-4, 1e-3, 3e-3)),
+    "random": ((), (1e-4, 3e-4, 1e-3, 3e-3)),
 }
 """way ▶ its settings, and the learning rates that are tried."""
 
@@ -60,8 +62,9 @@ def model_of(pretrained: Path, data: Path, runs: Path, way: str, seed: int) -> d
     model = merge(model, yaml.safe_load(RECIPE.read_text())["model"])
     if way == "random":
         encoders = model["encoders"]
-        text = _random_text(Path(encoders["text"]["name"]), runs / f"random-text-{seed}")
-        image = _random_image(encoders["image"], runs / f"random-image-{seed}", data)
+        with MAKING:  # runs begin side by side, and share the generator that weights are drawn from
+            text = _random_text(Path(encoders["text"]["name"]), runs / f"random-text-{seed}")
+            image = _random_image(encoders["image"], runs / f"random-image-{seed}", data)
         made = {"image": {"weights": str(image)}, "text": {"name": str(text)}}
         model = merge(model, {"encoders": made})
     return model
