@@ -14,22 +14,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from mmfm.checkpoint import Weights
     from mmfm.predictor import Predictor
     from mmfm.task import Task
 
 __version__ = "0.1.0"
 
 
-def load(
-    path: str | Path, device: str | torch.device | None = None, weights: Weights = "model"
-) -> Predictor:
-    """The model of a checkpoint, in evaluation mode, or with `weights` = "ema" its average over the
-    training; see `mmfm.predictor`.
-    """
+def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
+    """The model of a checkpoint, in evaluation mode; see `mmfm.predictor`."""
     from mmfm.predictor import load as load_predictor
 
-    return load_predictor(path, device, weights)
+    return load_predictor(path, device)
 
 
 def build(

@@ -103,7 +103,7 @@ class HeadTeacher(Teacher):
         with torch.random.fork_rng(devices=[]):
             marker = Component("mmfm.heads")
             self.head: Head = component(settings, marker, "head").build(self.model, label.names)
-        weights = found.tensors("model", HEAD)
+        weights = found.model_tensors(HEAD)
         load_named(self.head, {k.removeprefix(HEAD): v for k, v in weights.items()}, path)
         self.head.eval().requires_grad_(False)
         if {m for r in self.head.reads for m in r.modalities} != read:

@@ -20,7 +20,7 @@ def load_model(model: nn.Module, checkpoint: Checkpoint) -> None:
     encoder that is made of some layers of the checkpoint's takes those.
     """
     prefix = "model."
-    found = checkpoint.tensors("model", prefix)
+    found = checkpoint.model_tensors(prefix)
     if not found:
         raise CheckpointError(f"{checkpoint.path} has no weights of a model")
     plain = {k[len(prefix) :]: v for k, v in found.items()}

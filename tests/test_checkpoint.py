@@ -52,6 +52,27 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert names - {"manifest.json"} == set(found.manifest["files"])
 
 
+def test_ema_behind_a_path_means_the_averages(tmp_path: Path) -> None:
+    """What has none is its own average; a folder that is called so is what it is."""
+    averages = {"a.weight": torch.full((2, 3), 7.0)}
+    tensors = {"model": WEIGHTS.items(), "optimizer": STATE.items(), "ema": averages.items()}
+    folder = checkpoint.write(tmp_path / "ema", 3, 96, tensors, files, {"fingerprint": "f"})
+    for path in (folder, tmp_path / "ema"):
+        assert Checkpoint.open(path).weights == "model"
+        assert torch.equal(Checkpoint.open(path).model_tensors()["a.weight"], WEIGHTS["a.weight"])
+        found = Checkpoint.open(path / "ema")
+        assert (found.path, found.weights) == (folder.resolve(), "ema")
+        assert Checkpoint.open(found.named) == found
+        model = found.model_tensors()
+        assert set(model) == set(WEIGHTS)
+        assert torch.equal(model["a.weight"], averages["a.weight"])
+        assert torch.equal(model["b"], WEIGHTS["b"])
+        assert list(found.model_tensors("a.")) == ["a.weight"]
+    without = write(tmp_path / "run", 1)
+    with pytest.raises(CheckpointError, match="has no averages of its weights"):
+        Checkpoint.open(without / "ema")
+
+
 def test_a_runs_folder_names_its_latest_checkpoint(tmp_path: Path) -> None:
     write(tmp_path / "checkpoints", 1)
     second = write(tmp_path / "checkpoints", 2)

@@ -115,7 +115,7 @@ def test_the_weights_are_those_of_the_checkpoint(run: Path, predictor: Predictor
 def test_the_average_of_the_weights_by_name(run: Path, predictor: Predictor) -> None:
     """Of what trains; what doesn't is its own average."""
     stored, averages = (Checkpoint.open(run).tensors(kind) for kind in ("model", "ema"))
-    found = mmfm.load(run, weights="ema").task.state_dict()
+    found = mmfm.load(run / "ema").task.state_dict()
     assert set(stored) > set(averages)
     assert not any(name.startswith("model.encoders.text.") for name in averages)
     for name, weight in found.items():
@@ -127,21 +127,21 @@ def test_the_average_of_the_weights_by_name(run: Path, predictor: Predictor) -> 
 def test_mmfm_eval_judges_the_average_as_the_training_did(
     data: Path, run: Path, tmp_path: Path, capsys
 ) -> None:
-    def scores(weights: str) -> dict[str, float]:
+    def scores(path: Path) -> dict[str, float]:
         suite = tmp_path / "suite.yaml"
         names = {m: {"source": "unseen", "modality": m} for m in ("image", "text")}
         task = {"type": "retrieval", "query": names["image"], "gallery": names["text"]}
         sources = {"unseen": {"path": str(data), "splits": ["val"]}}
         suite.write_text(json.dumps({"name": "s", "sources": sources, "tasks": {"t": task}}))
-        words = [str(run), str(suite), f"weights={weights}", "--out", str(tmp_path / weights)]
-        assert evaluate(words) == 0
-        results = json.loads((tmp_path / weights / "results.json").read_text())["results"]
+        out = tmp_path / path.name
+        assert evaluate([str(path), str(suite), "--out", str(out)]) == 0
+        results = json.loads((out / "results.json").read_text())["results"]
         return {r["metric"]: r["value"] for r in results}
 
     rows = [r for r in read_metrics(run / "metrics.jsonl") if "metric" in r]
     trained = {r["metric"]: r["value"] for r in rows}
-    assert scores("ema") == pytest.approx(trained, rel=1e-6)
-    assert scores("model") != pytest.approx(trained, rel=1e-6)
+    assert scores(run / "ema") == pytest.approx(trained, rel=1e-6)
+    assert scores(run) != pytest.approx(trained, rel=1e-6)
 
 
 def test_nothing_but_the_folder_is_needed(run: Path, predictor: Predictor, tmp_path: Path) -> None:

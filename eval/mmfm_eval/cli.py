@@ -2,7 +2,7 @@
 
     mmfm eval runs/quickstart configs/eval/quickstart.yaml
     mmfm eval CHECKPOINT SUITE.yaml --force        # also where the same has been run before
-    mmfm eval CHECKPOINT SUITE.yaml weights=ema    # the average of its weights (optim.ema)
+    mmfm eval CHECKPOINT/ema SUITE.yaml            # the average of its weights (optim.ema)
     deepspeed --num_gpus 2 --module mmfm eval CHECKPOINT SUITE.yaml batch_size=128
 
 Nothing that takes time is imported before the arguments are read.
@@ -53,7 +53,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     suite = runner.agreed(lambda: config.load(SuiteConfig, args.suite, args.overrides))
     # Not verified here: mmfm.load reads and compares every file.
     checkpoint = runner.agreed(lambda: Checkpoint.open(args.checkpoint, verify=False))
-    out = args.out or default_folder(checkpoint.path, suite)
+    out = args.out or default_folder(checkpoint, suite)
     results = None
     if not (args.force or args.dry_run):
         results = on_main(lambda: _already(out, suite, checkpoint, args.device))
@@ -101,15 +101,15 @@ def _check_writable(folder: Path) -> None:
         raise ValueError(f"--out {folder}: {there} is no folder that can be written to")
 
 
-def default_folder(checkpoint: Path, suite: SuiteConfig) -> Path:
+def default_folder(checkpoint: Checkpoint, suite: SuiteConfig) -> Path:
     """``<run>/eval/<suite>/<checkpoint>``, where the checkpoint lies in ``<run>/checkpoints`` or in
     ``<run>``; for its averaged weights ``<checkpoint>-ema``.
     """
-    run = checkpoint.parent
+    run = checkpoint.path.parent
     if run.name == "checkpoints":
         run = run.parent
-    kind = "" if suite.weights == "model" else f"-{suite.weights}"
-    return run / "eval" / suite.name / f"{checkpoint.name}{kind}"
+    kind = "" if checkpoint.weights == "model" else f"-{checkpoint.weights}"
+    return run / "eval" / suite.name / f"{checkpoint.path.name}{kind}"
 
 
 def _parser() -> argparse.ArgumentParser:

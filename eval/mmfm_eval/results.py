@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from mmfm.checkpoint import Weights
 from mmfm.config import to_dict
 from mmfm_eval.suite import SuiteConfig
 from mmfm_eval.tasks.base import Score
@@ -81,6 +82,7 @@ def protocol(
     *,
     checkpoint_sha256: str,
     digests: Mapping[str, str],
+    weights: Weights,
     preprocessing: Mapping[str, Any],
     device: str,
 ) -> dict[str, Any]:
@@ -102,7 +104,6 @@ def protocol(
         **resolved,
         "workers": None,
         "feature_cache": None,
-        "weights": None,
         "sources": {
             name: {**source, "path": digests[name], "subset": None}  # the digest knows the subset
             for name, source in resolved["sources"].items()
@@ -113,7 +114,7 @@ def protocol(
     shared = {"suite": same_place, "mmfm": metadata.version("mmfm"), "libraries": versions}
     own = {
         "checkpoint": checkpoint_sha256,
-        "weights": suite.weights,
+        "weights": weights,
         "preprocessing": preprocessing,
         "device": device,
     }

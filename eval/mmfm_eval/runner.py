@@ -127,6 +127,7 @@ def the_protocol(
         suite,
         checkpoint_sha256=sha256(checkpoint.path / "manifest.json"),
         digests={name: m.digest() for name, m in manifests.items()},
+        weights=checkpoint.weights,
         preprocessing=checkpoint.preprocessing,
         device=str(device.type),
     )
@@ -153,7 +154,7 @@ def _prepare(suite: SuiteConfig, checkpoint: Checkpoint, device: str | None) -> 
             evaluators[name].seed = suite.seed
             evaluators[name].check_sources(suite.sources)
     manifests = open_sources(suite, checkpoint)
-    predictor = load(checkpoint.path, device_named(device), suite.weights)
+    predictor = load(checkpoint.named, device_named(device))
     for name, evaluator in evaluators.items():
         with _naming(name):
             evaluator.check_model(predictor)
@@ -213,7 +214,7 @@ def _readings(evaluators: Mapping[str, Evaluator]) -> list[Reading]:
 
 
 def _describe_model(predictor: Predictor, checkpoint: Checkpoint) -> dict[str, Any]:
-    model, path, here = predictor.model, checkpoint.path, Path.cwd()
+    model, path, here = predictor.model, checkpoint.named, Path.cwd()
     return {
         "checkpoint": str(path.relative_to(here) if path.is_relative_to(here) else path),
         "step": checkpoint.step,

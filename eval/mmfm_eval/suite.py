@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from mmfm.checkpoint import Weights
 from mmfm.config import Component
 from mmfm.data.remote.cache import CacheConfig
 from mmfm.data.remote.fetch import RemoteConfig
@@ -42,13 +41,12 @@ class SourceConfig:
 class SuiteConfig:
     """`name`, `sources`, `tasks`; `seed` draws bootstrap resamples and untrained weights;
     `batch_size` is a rank's; `feature_cache` is the folder for outputs of frozen encoders with
-    ``cache: true``; `weights`: "ema" judges their average over the training.
+    ``cache: true``.
     """
 
     name: str
     sources: dict[str, SourceConfig]
     tasks: dict[str, Annotated[Any, Component(TASKS)]]
-    weights: Weights = "model"
     seed: int = 0
     batch_size: int = 64
     workers: int = 0

@@ -17,6 +17,7 @@ from mmfm.files import sha256
 FORMAT = 2
 
 Weights = Literal["model", "ema"]
+"""Those of the last step, or their averages over the training (`optim.ema`)."""
 
 
 class CheckpointError(ValueError):
@@ -25,19 +26,25 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint on disk. `manifest` is its manifest.json."""
+    """A whole checkpoint on disk. `manifest` is its manifest.json; `weights`: which a model has
+    that is made from it.
+    """
 
     path: Path
     manifest: dict[str, Any]
+    weights: Weights = "model"
 
     @classmethod
     def open(cls, path: str | Path, verify: bool = True) -> Checkpoint:
-        """Open a checkpoint's folder, or the latest one of a run's folder.
+        """Open a checkpoint's folder, or the latest one of a run's folder; ``/ema`` behind either
+        means the averages of its weights.
 
         `verify` reads every file and compares its sha256. CheckpointError where one is missing or
-        changed.
+        changed, or there are no averages.
         """
-        folder = _find(Path(path))
+        path = Path(path)
+        averages = path.name == "ema" and not path.exists()
+        folder = _find(path.parent if averages else path)
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -52,7 +59,16 @@ class Checkpoint:
                 raise CheckpointError(f"{file} is missing or cut short; use another checkpoint")
             if verify and sha256(file) != entry["sha256"]:
                 raise CheckpointError(f"{file} has changed since it was written (sha256)")
-        return cls(folder, manifest)
+        if averages and not any(name.startswith("ema-") for name in manifest["files"]):
+            raise CheckpointError(
+                f"{folder} has no averages of its weights: it was trained without optim.ema"
+            )
+        return cls(folder, manifest, "ema" if averages else "model")
+
+    @property
+    def named(self) -> Path:
+        """What `open` takes for just this."""
+        return self.path / "ema" if self.weights == "ema" else self.path
 
     @property
     def step(self) -> int:
@@ -80,14 +96,12 @@ class Checkpoint:
     def assets(self) -> Path:
         return self.path / "assets"
 
-    def weights(self, which: Weights = "model") -> dict[str, Tensor]:
-        """Every weight and buffer: those of the last step, or with "ema" their averages, where what
-        doesn't train is its own average.
+    def model_tensors(self, prefix: str = "") -> dict[str, Tensor]:
+        """The `weights` whose name starts with `prefix`, and the buffers: what doesn't train is its
+        own average.
         """
-        averages = self.tensors("ema") if which == "ema" else {}
-        if which == "ema" and not averages:
-            raise CheckpointError(f"{self.path} has no averages: it was trained without optim.ema")
-        return {**self.tensors("model"), **averages}
+        averages = self.tensors("ema", prefix) if self.weights == "ema" else {}
+        return {**self.tensors("model", prefix), **averages}
 
     def tensors(self, kind: str, prefix: str = "") -> dict[str, Tensor]:
         """All tensors of a kind ("model", "optimizer", "ema") whose name starts with `prefix`, on

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from mmfm import distributed
-from mmfm.checkpoint import Checkpoint, CheckpointError, Weights
+from mmfm.checkpoint import Checkpoint, CheckpointError
 from mmfm.config import component, from_dict
 from mmfm.data.decode import TRANSFORMS
 from mmfm.layers.lora import is_wrapped, of_lora
@@ -20,11 +20,9 @@ from mmfm.teaching import taught_names
 from mmfm.types import Label
 
 
-def load(
-    path: str | Path, device: str | torch.device | None = None, weights: Weights = "model"
-) -> Predictor:
+def load(path: str | Path, device: str | torch.device | None = None) -> Predictor:
     """The model of a checkpoint (its folder, or a run's folder for the latest), in evaluation mode;
-    with `weights` = "ema" the average over its training.
+    with ``/ema`` behind the path the average of its weights over its training.
 
     Nothing but the folder is needed. CheckpointError where it is missing, broken or of another
     version.
@@ -39,7 +37,7 @@ def load(
     left_out = tuple(f"objectives.{name}." for name in trained if name not in task.objectives)
     found = {
         name: tensor
-        for name, tensor in checkpoint.weights(weights).items()
+        for name, tensor in checkpoint.model_tensors().items()
         if not name.startswith(left_out)
     }
     wanted = task.state_dict()

@@ -35,6 +35,11 @@ def resume_point(recipe: Recipe) -> Checkpoint | None:
     own = checkpoint.latest(folder / "checkpoints") if folder.exists() else None
     if how != "auto":
         named = Checkpoint.open(how)
+        if named.weights == "ema":
+            raise ConfigError(
+                f"run.resume = {how}: a run goes on from the weights themselves, and has their "
+                "averages beside; name the checkpoint, or let a new run begin with init"
+            )
         # The run has got further since it left a path outside; one of its own is what is asked for.
         if own is None or named.path.parent == own.resolve().parent:
             return named

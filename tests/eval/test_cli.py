@@ -36,7 +36,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "manifest.json").write_text(json.dumps(manifest))
     preprocessing = {"specs": SPECS, "transforms": {}, "label": None}
     (folder / "preprocessing.json").write_text(json.dumps(preprocessing))
-    monkeypatch.setattr(runner, "load", lambda path, device, weights: PicturePredictor())
+    monkeypatch.setattr(runner, "load", lambda path, device: PicturePredictor())
     monkeypatch.setattr(runner, "untrained", lambda predictor, seed: PicturePredictor())
     return folder
 

@@ -34,6 +34,7 @@ def its_protocol(config: SuiteConfig, **changes: Any) -> dict[str, Any]:
     settings = {
         "checkpoint_sha256": "c" * 64,
         "digests": {"art": "d" * 64},
+        "weights": "model",
         "preprocessing": {"specs": {"image": {"size": 64}}},
         "device": "cpu",
     }
@@ -102,7 +103,7 @@ def test_fingerprints_change_with_what_can_change_a_score_only() -> None:
         its_protocol(suite(), checkpoint_sha256="f" * 64),
         its_protocol(suite(), preprocessing={"specs": {"image": {"size": 65}}}),
         its_protocol(suite(), device="cuda"),
-        its_protocol(suite(weights="ema")),
+        its_protocol(suite(), weights="ema"),
     ):
         assert other["fingerprint"] != base["fingerprint"]
         assert other["suite_fingerprint"] == base["suite_fingerprint"]

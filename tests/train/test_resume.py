@@ -326,6 +326,15 @@ def test_checkpoint_of_another_order_is_refused(
     assert not (tmp_path / "new").exists()
 
 
+def test_no_run_goes_on_from_averages(runs: Path, synthetic: Path, tmp_path: Path, capfd) -> None:
+    words = pretrain(synthetic, tmp_path / "new", EMA, f"run.resume={runs}/whole/ema")
+    assert cli.main(words) == 2
+    message = capfd.readouterr().err
+    assert len(message.splitlines()) == 1
+    assert "whole/ema: a run goes on from the weights themselves" in message
+    assert not (tmp_path / "new").exists()
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 

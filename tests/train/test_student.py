@@ -21,7 +21,9 @@ from tests.tiny_runs import exact, training
 from tests.train.test_finetune import finetune
 
 HEAD = "head={type: classification, label: colour, modalities: [text]}"
+HEAD_WEIGHT = "objectives.head.head.classifier.weight"
 STACK = "model.encoders.text.model.encoder.layer"
+QUERY = f"{STACK}.0.attention.self.query.weight"
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,13 @@ def teacher(synthetic, tmp_path_factory) -> Path:
     text = f"{{type: hf_model, name: {folder / 'bert'}, max_length: 24}}"
     model = f"model={{embed_dim: 16, encoders: {{text: {text}}}}}"
     run = finetune(synthetic, folder, folder / "teacher", HEAD, model, "init=null")
-    assert cli.main([*run, "optim.warmup_steps=0"]) == 0
+    assert cli.main([*run, "optim.warmup_steps=0", "optim.ema={decay: 0.5, warmup: false}"]) == 0
     return folder / "teacher"
 
 
-def student(data: Path, teacher: Path, run: Path) -> list[str]:
+def student(data: Path, teacher: Path, run: Path, named: str = "") -> list[str]:
     """The dropout of BERT is on."""
+    teacher = teacher / named
     return finetune(
         data,
         teacher,
@@ -55,12 +58,21 @@ def student(data: Path, teacher: Path, run: Path) -> list[str]:
     )
 
 
+@pytest.mark.parametrize("named", ["", "ema"])
 def test_it_begins_with_the_teachers_layers_and_head(
-    teacher: Path, synthetic: Path, tmp_path: Path
+    teacher: Path, synthetic: Path, tmp_path: Path, named: str
 ) -> None:
-    _, config, *words = student(synthetic, teacher, tmp_path / "run")
+    """Those of the last step, or their averages; the teacher has the same."""
+    _, config, *words = student(synthetic, teacher, tmp_path / "run", named)
     task = prepare(config, words).task
     old = Checkpoint.open(teacher).tensors("model")
+    averages = Checkpoint.open(teacher).tensors("ema")
+    assert not torch.equal(averages[HEAD_WEIGHT], old[HEAD_WEIGHT])
+    if named:
+        old |= averages
+    taught = task.objectives["teacher"].teacher
+    assert torch.equal(taught.head.state_dict()["classifier.weight"], old[HEAD_WEIGHT])
+    assert torch.equal(taught.model.state_dict()[QUERY.removeprefix("model.")], old[QUERY])
     new = task.state_dict()
     for name, tensor in new.items():
         source = name

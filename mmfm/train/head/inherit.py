@@ -31,7 +31,7 @@ def inherit(head: Head, found: Checkpoint) -> list[str]:
             told.append(f"its {kind} part begins anew: {why}")
             continue
         prefix = f"objectives.{same[0]}."
-        tensors = found.tensors("model", prefix)
+        tensors = found.model_tensors(prefix)
         load_named(
             known.part, {k.removeprefix(prefix): v for k, v in tensors.items()}, str(found.path)
         )

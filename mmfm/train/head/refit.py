@@ -65,7 +65,7 @@ def head_before(recipe: FinetuneConfig, found: Checkpoint | None) -> HeadBefore 
     if wanted != (None if label is None else (label.field, label.kind)):
         learnt = f"a {label.kind} of {label.field!r}" if label else "no label"
         return f"that of {found.path} learnt {learnt}"
-    weights = found.tensors("model", HEAD)
+    weights = found.model_tensors(HEAD)
     weights = {name.removeprefix(HEAD): tensor for name, tensor in weights.items()}
     return HeadBefore(settings, label, weights, str(found.path))
 

@@ -93,7 +93,7 @@ def look_once(run: Run, log: RunLog) -> None:
     average = run.recipe.optim.ema
     # What chose the checkpoint is what is tested.
     weights: Weights = "ema" if average is not None and average.evaluate else "model"
-    predictor = load(path, weights=weights)
+    predictor = load(path / weights if weights == "ema" else path)
     manifests = open_manifests(run.recipe, "test")
     caches = open_caches(
         predictor.model,
