@@ -13,7 +13,7 @@ SMALL = {"type": "vision_transformer", "image_size": 16, "patch_size": 8}
 COLOUR = {"type": "classification", "source": "held_out"}
 
 
-def recipe(folder: Path, data: Path, **sections: Any) -> str:
+def recipe(folder: Path, data: Path, /, **sections: Any) -> str:
     """The path of a recipe whose run is ``folder/run``; `sections` are added to its own."""
     val = {"path": str(data), "splits": ["val"], "modalities": ["image"]}
     raw: dict[str, Any] = {

@@ -197,6 +197,7 @@ def test_the_test_stands_apart_without_mistakes(run: Folder) -> None:
     text = page.text("test")
     assert "Looked at once, when the run was done, with step_00000020" in text
     assert "40.0 % 30.0 – 50.0 %" in text
+    assert "test.sources.a<b shares samples with another" in text
     assert "before" not in text
     assert "What was taken for what" in text
     assert "Worst mistakes" not in text

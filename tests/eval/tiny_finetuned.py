@@ -113,13 +113,14 @@ class Folder:
         (folder / f"{quote(task, safe=' ')}.json").write_text(json.dumps(document))
 
     def test(self, task: str, scores: Sequence[Score], details: dict[str, Any]) -> None:
-        """What the look at the test leaves."""
+        """What the look at the test leaves, of a run whose `init` had seen a sample of it."""
         names = ("value", "n", "ci95", "chance", "baseline", "baseline_name")
         rows = [
             {"task": task, "metric": s.name, **{name: getattr(s, name) for name in names}}
             for s in scores
         ]
         about = {"checkpoint": "step_00000020", "step": 20, "weights": "model"}
+        about["seen_before"] = ["test.sources.a<b shares samples with another"]
         (self.path / "test.json").write_text(json.dumps({**about, "results": rows}))
         self.keep("test", task, Findings(list(scores), details, []))
 

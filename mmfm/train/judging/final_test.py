@@ -6,7 +6,8 @@
 
 The scores go to metrics.jsonl with split "test" and to `test.json` in the run's folder. While that
 is there, the run looks at what it says, and not at the samples another time. A sample that was
-trained on is none to be tested with: such a source is refused.
+trained on is none to be tested with: such a source is refused, also where a checkpoint that the run
+begins with or learns from was fine-tuned on it; where one was pretrained on it, a warning says so.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from mmfm.feature_caching import open_caches
 from mmfm.files import write_json
 from mmfm.predictor import Predictor, load
 from mmfm.train.judging.evaluation import Evaluation, build_evaluators, open_manifests
+from mmfm.train.judging.lineage import trained_before
 from mmfm.train.log import RunLog
 from mmfm.train.recipe import Recipe
 from mmfm.train.run import Run
@@ -33,22 +35,56 @@ TEST = "test.json"
 
 
 def check_test(recipe: Recipe, predictor: Predictor) -> None:
-    """ConfigError where a task doesn't fit the model, or a source holds what is trained on.
+    """ConfigError where a task doesn't fit the model, or a source holds what was trained on with
+    labels.
+    """
+    build_evaluators(recipe, predictor, open_manifests(recipe, "test"), "test")
+    tested = _held_out(recipe)
+    for name, manifest in tested.items():
+        for source, trained, _ in recipe.data.open_sources():
+            _refuse(name, f"data.sources.{source}", common_sample(manifest, trained))
+    for before in trained_before(recipe) if tested else ():
+        if before.labelled and before.manifest is not None:
+            for name, manifest in tested.items():
+                _refuse(name, before.where, common_sample(manifest, before.manifest))
 
-    Not looked at: a source that tasks learn from (their `train`) and none is judged on, and the
+
+def seen_before(recipe: Recipe) -> list[str]:
+    """A sentence for each source of the test that was pretrained on, and for each that may have
+    been trained on.
+    """
+    tested = _held_out(recipe)
+    lines = []
+    for before in trained_before(recipe) if tested else ():
+        if before.manifest is None:
+            lines.append(f"whether {before.where} has samples of test is not known: {before.why}")
+            continue
+        for name, manifest in tested.items():
+            common = common_sample(manifest, before.manifest)
+            if common is not None and not before.labelled:
+                lines.append(
+                    f"test.sources.{name} shares samples with {before.where}, which was "
+                    f"pretrained on them, {common!r} among them"
+                )
+    return lines
+
+
+def _held_out(recipe: Recipe) -> dict[str, Manifest]:
+    """The sources of the test that nothing may have been trained on.
+
+    Not among them: one that tasks learn from (their `train`) and none is judged on, and the
     histories of a recommendation head, which are cut in time and not by sample.
     """
-    tested = open_manifests(recipe, "test")
-    build_evaluators(recipe, predictor, tested, "test")
     if getattr(getattr(recipe, "head", None), "items", None) is not None:
-        return
+        return {}
     tasks = [to_dict(task) for task in recipe.test.tasks.values()]
     learned_from = {task.pop("train", None) for task in tasks}
     judged_on = {word for task in tasks for word in _words(task)}
-    for name, manifest in tested.items():
-        if name in judged_on or name not in learned_from:
-            for source, trained, _ in recipe.data.open_sources():
-                _check_apart(name, manifest, source, trained)
+    return {
+        name: manifest
+        for name, manifest in open_manifests(recipe, "test").items()
+        if name in judged_on or name not in learned_from
+    }
 
 
 def _words(settings: Any) -> Iterator[str]:
@@ -60,11 +96,10 @@ def _words(settings: Any) -> Iterator[str]:
             yield from _words(value)
 
 
-def _check_apart(name: str, manifest: Manifest, source: str, trained: Manifest) -> None:
-    common = common_sample(manifest, trained)
+def _refuse(name: str, trained: str, common: str | None) -> None:
     if common is not None:
         raise ConfigError(
-            f"test.sources.{name} shares samples with data.sources.{source}, {common!r} among them:"
+            f"test.sources.{name} shares samples with {trained}, {common!r} among them:"
             " name other splits, or the held_out part of the same subset. (Ids that mmfm data made"
             " are a file's name and its row: if the samples differ, give them ids of your own.)"
         )
@@ -114,7 +149,8 @@ def look_once(run: Run, log: RunLog) -> None:
     if distributed.is_main():
         about = {"checkpoint": path.name, "step": step, "weights": weights}
         left_out = {source: found for source, found in evaluation.left_out.items() if found}
-        write_json(run.folder / TEST, {**about, "results": rows, "left_out": left_out})
+        more = {"left_out": left_out, "seen_before": seen_before(run.recipe)}
+        write_json(run.folder / TEST, {**about, "results": rows, **more})
 
 
 def _plain(score: Any) -> dict[str, Any]:
