@@ -68,6 +68,8 @@ def test_ema_behind_a_path_means_the_averages(tmp_path: Path) -> None:
         assert torch.equal(model["a.weight"], averages["a.weight"])
         assert torch.equal(model["b"], WEIGHTS["b"])
         assert list(found.model_tensors("a.")) == ["a.weight"]
+    (folder / "ema").mkdir()  # without a checkpoint it hides nothing
+    assert Checkpoint.open(folder / "ema").weights == "ema"
     without = write(tmp_path / "run", 1)
     with pytest.raises(CheckpointError, match="has no averages of its weights"):
         Checkpoint.open(without / "ema")

@@ -62,7 +62,7 @@ def main() -> int:
             seed=args.seed,
             save_strategy="no",
             report_to=[],
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             disable_tqdm=True,
         ),
         train_dataset=data["train"],

@@ -42,9 +42,13 @@ class Checkpoint:
         `verify` reads every file and compares its sha256. CheckpointError where one is missing or
         changed, or there are no averages.
         """
-        path = Path(path)
-        averages = path.name == "ema" and not path.exists()
-        folder = _find(path.parent if averages else path)
+        path, averages = Path(path), False
+        try:
+            folder = _find(path)
+        except CheckpointError:
+            if path.name != "ema":
+                raise
+            folder, averages = _find(path.parent), True
         try:
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -26,10 +26,15 @@ def common_sample(one: Manifest, other: Manifest) -> str | None:
             both = one.index(number).has_some() & other.index(same[shard.sha256]).has_some()
             if both.any():
                 return f"{shard.name}/{one.index(number).key(int(both.argmax()))}"
-    samples = sum(shard.samples for m in (one, other) for shard in m.shards)
-    if samples > ID_LIMIT or one.remote is not None or other.remote is not None:
+    if not comparable(one, other):
         return None
     return min(_ids(one) & _ids(other), default=None)
+
+
+def comparable(one: Manifest, other: Manifest) -> bool:
+    """Whether `common_sample` compares ids, and not shards only."""
+    samples = sum(shard.samples for m in (one, other) for shard in m.shards)
+    return samples <= ID_LIMIT and one.remote is None and other.remote is None
 
 
 def _ids(manifest: Manifest) -> set[str]:

@@ -19,7 +19,6 @@ from mmfm.data.order import Order
 from mmfm.train.engine import check_config, end_process_group, start_process_group
 from mmfm.train.engine.deepspeed_config import deepspeed_config
 from mmfm.train.engine.gradients import part_of
-from mmfm.train.judging.final_test import seen_before
 from mmfm.train.loop import check, train
 from mmfm.train.optim.layers import described
 from mmfm.train.resume import resume_point
@@ -160,8 +159,7 @@ def plan(run: Run, found: Checkpoint | None) -> str:
         if count:
             lines.append(f"  {source}: {count} samples have no known modality and are left out")
     lines += _mixture(pipeline.order, recipe.train.max_steps)
-    warnings = (*run.warnings(pipeline), *seen_before(recipe))
-    lines += [f"warning   {line}" for line in warnings]
+    lines += [f"warning   {line}" for line in run.warnings(pipeline)]
     lines.append("deepspeed " + json.dumps(engine))
     return "\n".join(lines)
 

@@ -17,7 +17,7 @@ from mmfm.files import write_text
 from mmfm.predictor import Predictor
 from mmfm.train.judging.best import Patience
 from mmfm.train.judging.evaluation import Evaluation, build_evaluators, open_manifests
-from mmfm.train.judging.final_test import check_test, look_once, seen_before
+from mmfm.train.judging.final_test import check_test, look_once
 from mmfm.train.log import RunLog, environment, report
 from mmfm.train.log.trackers import find_trackers
 from mmfm.train.mining import negatives_of, tell_negatives
@@ -48,7 +48,7 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     find_trackers(recipe.run.trackers)
     predictor = Predictor(run.task, run.label)
     build_evaluators(recipe, predictor, open_manifests(recipe))
-    check_test(recipe, predictor)
+    check_test(run, predictor, found)
 
 
 def train(run: Run, found: Checkpoint | None) -> Ending:
@@ -102,7 +102,7 @@ def train(run: Run, found: Checkpoint | None) -> Ending:
             run.task, run.label, forward=trainer.engine, transforms=recipe.data.transforms
         )
         evaluation = Evaluation(recipe, predictor, eval_manifests, caches, log)
-        for line in (*run.warnings(pipeline), *seen_before(recipe)):
+        for line in run.warnings(pipeline):
             log.say(f"warning: {line}")
         _tell_start(run, found, done, evaluation, log)
         if negatives is not None:

@@ -21,6 +21,7 @@ class Run:
     """A run that is set up: nothing of it has started yet. `label`: what a head learns. `begin`:
     what is left to be done to the task in the process group, before a run that is not a resumed
     one; collective. `notes`: lines on what was made of the recipe, for the plan and the log.
+    `seen_before`: what `mmfm.train.judging.final_test.check_test` says of the test's samples.
     """
 
     recipe: Recipe
@@ -29,6 +30,7 @@ class Run:
     evaluate_first: bool = False
     begin: Callable[[], None] | None = None
     notes: list[str] = field(default_factory=list)
+    seen_before: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.folder = Path(self.recipe.run.dir)
@@ -40,12 +42,14 @@ class Run:
         return {"total": sum(n for n, _ in counts), "trained": sum(n for n, on in counts if on)}
 
     def warnings(self, pipeline: Pipeline) -> list[str]:
-        """What is less than was asked for: what objectives read, and samples of a subset."""
+        """What is less than was asked for: what objectives read, samples of a subset, and of the
+        test, which may not be new to the model.
+        """
         sources = {name: manifest for name, manifest, _ in pipeline.order.sources}
         notes = [f"data.sources.{n}: {line}" for n, m in sources.items() for line in m.notes]
         evaluated = open_manifests(self.recipe).items()
         notes += [f"eval.sources.{n}: {line}" for n, m in evaluated for line in m.notes]
-        return self.never_there(pipeline) + notes
+        return self.never_there(pipeline) + notes + self.seen_before
 
     def never_there(self, pipeline: Pipeline) -> list[str]:
         """A sentence for each objective that reads what no sample of the sources has."""

@@ -26,47 +26,44 @@ from mmfm.feature_caching import open_caches
 from mmfm.files import write_json
 from mmfm.predictor import Predictor, load
 from mmfm.train.judging.evaluation import Evaluation, build_evaluators, open_manifests
-from mmfm.train.judging.lineage import trained_before
+from mmfm.train.judging.lineage import seen_before
 from mmfm.train.log import RunLog
 from mmfm.train.recipe import Recipe
 from mmfm.train.run import Run
 
 TEST = "test.json"
+IDS = (
+    "(Ids that mmfm data made are a file's name and its row: if the samples differ, give them ids "
+    "of your own.)"
+)
 
 
-def check_test(recipe: Recipe, predictor: Predictor) -> None:
-    """ConfigError where a task doesn't fit the model, or a source holds what was trained on with
-    labels.
+def check_test(run: Run, predictor: Predictor, found: Checkpoint | None) -> None:
+    """Put into ``run.seen_before`` what the run's weights have seen of the test, or may have.
+
+    ConfigError where a task doesn't fit the model, or a source holds what was trained on with
+    labels: here, or by what the run begins with or learns from. A test that was looked at already
+    stays.
     """
+    recipe = run.recipe
     build_evaluators(recipe, predictor, open_manifests(recipe, "test"), "test")
     tested = _held_out(recipe)
     for name, manifest in tested.items():
         for source, trained, _ in recipe.data.open_sources():
-            _refuse(name, f"data.sources.{source}", common_sample(manifest, trained))
-    for before in trained_before(recipe) if tested else ():
-        if before.labelled and before.manifest is not None:
-            for name, manifest in tested.items():
-                _refuse(name, before.where, common_sample(manifest, before.manifest))
-
-
-def seen_before(recipe: Recipe) -> list[str]:
-    """A sentence for each source of the test that was pretrained on, and for each that may have
-    been trained on.
-    """
-    tested = _held_out(recipe)
-    lines = []
-    for before in trained_before(recipe) if tested else ():
-        if before.manifest is None:
-            lines.append(f"whether {before.where} has samples of test is not known: {before.why}")
-            continue
-        for name, manifest in tested.items():
-            common = common_sample(manifest, before.manifest)
-            if common is not None and not before.labelled:
-                lines.append(
-                    f"test.sources.{name} shares samples with {before.where}, which was "
-                    f"pretrained on them, {common!r} among them"
+            common = common_sample(manifest, trained)
+            if common is not None:
+                raise ConfigError(
+                    f"test.sources.{name} shares samples with data.sources.{source}, {common!r} "
+                    "among them: name other splits, or the held_out part of the same subset. " + IDS
                 )
-    return lines
+    seen = seen_before(recipe, tested, found)
+    run.seen_before = [one.told() for one in seen]
+    labelled = [one for one in seen if one.labelled]
+    if labelled and not (run.folder / TEST).is_file():
+        raise ConfigError(
+            f"{labelled[0].told()}: test with other samples, or begin with and learn from other "
+            f"checkpoints. {IDS}"
+        )
 
 
 def _held_out(recipe: Recipe) -> dict[str, Manifest]:
@@ -94,15 +91,6 @@ def _words(settings: Any) -> Iterator[str]:
     elif isinstance(settings, dict | list | tuple):
         for value in settings.values() if isinstance(settings, dict) else settings:
             yield from _words(value)
-
-
-def _refuse(name: str, trained: str, common: str | None) -> None:
-    if common is not None:
-        raise ConfigError(
-            f"test.sources.{name} shares samples with {trained}, {common!r} among them:"
-            " name other splits, or the held_out part of the same subset. (Ids that mmfm data made"
-            " are a file's name and its row: if the samples differ, give them ids of your own.)"
-        )
 
 
 def handed_out(run: Run) -> Path | None:
@@ -149,7 +137,7 @@ def look_once(run: Run, log: RunLog) -> None:
     if distributed.is_main():
         about = {"checkpoint": path.name, "step": step, "weights": weights}
         left_out = {source: found for source, found in evaluation.left_out.items() if found}
-        more = {"left_out": left_out, "seen_before": seen_before(run.recipe)}
+        more = {"left_out": left_out, "seen_before": run.seen_before}
         write_json(run.folder / TEST, {**about, "results": rows, **more})
 
 

@@ -11,13 +11,16 @@ import pytest
 import yaml
 
 from mmfm import cli
-from mmfm.train.judging.lineage import trained_before
+from mmfm.checkpoint import Checkpoint
+from mmfm.data import overlap
+from mmfm.data.manifest import Manifest
+from mmfm.train.judging import lineage
+from mmfm.train.judging.lineage import Seen, seen_before
 from mmfm.train.recipe import load_finetune
-from tests.tiny_heads import recipe
+from tests.tiny_heads import SMALL, recipe
 from tests.train.judging.test_final_test import test_section as section
 
 SHORT = {"max_steps": 1, "eval_every": 1, "save_every": 1}
-OBJECTIVE = {"type": "contrastive", "pairs": [["image", "text"]]}
 
 
 def pictures(data: Path, split: str) -> dict[str, Any]:
@@ -38,6 +41,19 @@ def seen(synthetic: Path, tmp_path_factory) -> Path:
     return tuned(tmp_path_factory.mktemp("seen") / "one", synthetic, "val")
 
 
+@pytest.fixture(scope="module")
+def apart(synthetic: Path, tmp_path_factory) -> Path:
+    """Fine-tuned on what will be trained on."""
+    return tuned(tmp_path_factory.mktemp("apart") / "one", synthetic, "train")
+
+
+def at(checkpoint: Path, data: Path, *words: str) -> list[Seen]:
+    """What a run that begins with `checkpoint` has seen of the validation split."""
+    path = recipe(checkpoint.parent.parent, data)
+    config = load_finetune(path, [f"init={checkpoint}", *words])
+    return seen_before(config, {"held_out": Manifest.open(data, ["val"], ["image"])})
+
+
 @pytest.mark.parametrize("how", ["init", "init/ema", "teacher", "teacher's teacher"])
 def test_what_was_fine_tuned_on_is_no_test(
     seen: Path, synthetic: Path, tmp_path: Path, capfd, how: str
@@ -54,42 +70,53 @@ def test_what_was_fine_tuned_on_is_no_test(
     assert cli.main(["finetune", path, *words]) == 2
     message = capfd.readouterr().err
     assert "test.sources.held_out shares samples with data.sources.pictures of " in message
-    assert "step_00000001" in message
+    assert "step_00000001, which was fine-tuned on them, " in message
     assert not (tmp_path / "run").exists()
     assert cli.main(["finetune", path, *words, "test={}", "--dry-run"]) == 0
 
 
-def test_apart_from_what_was_fine_tuned_on(synthetic: Path, tmp_path: Path, capfd) -> None:
-    first = tuned(tmp_path / "first", synthetic, "train")
-    capfd.readouterr()
+def test_apart_from_what_was_fine_tuned_on(
+    apart: Path, synthetic: Path, tmp_path: Path, capfd
+) -> None:
     path = recipe(tmp_path, synthetic, train=SHORT, test=section(synthetic))
-    assert cli.main(["finetune", path, f"init={first}"]) == 0
+    assert cli.main(["finetune", path, f"init={apart}"]) == 0
     assert "shares samples" not in capfd.readouterr().err
     assert json.loads((tmp_path / "run/test.json").read_text())["seen_before"] == []
+
+
+def test_a_run_that_goes_on_keeps_what_it_began_with(
+    seen: Path, apart: Path, synthetic: Path, tmp_path: Path, capfd
+) -> None:
+    """Whatever `init` says by now; what was looked at is shown."""
+    path = recipe(tmp_path, synthetic, train=SHORT)
+    assert cli.main(["finetune", path, f"init={seen}"]) == 0
+    path = recipe(tmp_path, synthetic, train={**SHORT, "max_steps": 2}, test=section(synthetic))
+    assert cli.main(["finetune", path, f"init={apart}"]) == 2
+    assert f"of {Checkpoint.open(seen).path}, which was fine-tuned" in capfd.readouterr().err
+    (tmp_path / "run/test.json").write_text(
+        json.dumps({"checkpoint": "step_00000002", "step": 2, "results": [], "seen_before": []})
+    )
+    assert cli.main(["finetune", path, f"init={apart}"]) == 0
+    assert "test was looked at already" in capfd.readouterr().err
 
 
 def test_what_was_pretrained_on_is_told(synthetic: Path, tmp_path: Path, capfd) -> None:
     both = {"path": str(synthetic), "splits": ["val"], "modalities": ["image", "text"]}
     folder = tmp_path / "pretrained"
     folder.mkdir()
-    text = {"type": "text_transformer", "tokenizer": str(synthetic / "tokenizer")}
     small = {"width": 16, "layers": 1, "heads": 2}
-    encoders = {
-        "image": {"type": "vision_transformer", "image_size": 16, "patch_size": 8, **small},
-        "text": {**text, **small},
-    }
+    text = {"type": "text_transformer", "tokenizer": str(synthetic / "tokenizer")}
     made = recipe(
         folder,
         synthetic,
-        model={"encoders": encoders},
-        objectives={"pairs": OBJECTIVE},
+        model={"encoders": {"image": {**SMALL, **small}, "text": {**text, **small}}},
+        objectives={"pairs": {"type": "contrastive", "pairs": [["image", "text"]]}},
         data={"sources": {"pictures": both}},
         train=SHORT,
     )
     raw = yaml.safe_load(Path(made).read_text())
-    Path(made).write_text(
-        yaml.safe_dump({k: v for k, v in raw.items() if k not in ("head", "eval")})
-    )
+    del raw["head"], raw["eval"]
+    Path(made).write_text(yaml.safe_dump(raw))
     assert cli.main(["pretrain", made]) == 0
     path = recipe(tmp_path, synthetic, train=SHORT, test=section(synthetic))
     words = ["finetune", path, f"init={folder / 'run'}"]
@@ -105,27 +132,87 @@ def test_what_was_pretrained_on_is_told(synthetic: Path, tmp_path: Path, capfd) 
     assert told in (tmp_path / "run/report.html").read_text().replace("&#39;", "'")
 
 
-def test_what_is_gone_is_told(synthetic: Path, tmp_path: Path) -> None:
-    """The data of the one, and the checkpoint that the other began with."""
+def changed(run: Path, folder: Path, change: Any) -> Path:
+    """A copy of a run whose checkpoint's recipe is another one."""
+    copy = Path(shutil.copytree(run, folder / "copy/run"))
+    file = copy / "checkpoints/step_00000001/config.yaml"
+    config = yaml.safe_load(file.read_text())
+    change(config)
+    text = yaml.safe_dump(config)
+    manifest = file.with_name("manifest.json")
+    told = json.loads(manifest.read_text())
+    told["files"]["config.yaml"]["bytes"] = len(text.encode())
+    file.write_text(text)
+    manifest.write_text(json.dumps(told))
+    return copy
+
+
+def test_no_command_and_no_url_of_a_checkpoint_is_followed(
+    seen: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    marker = tmp_path / "executed"
+    for path in (f"pipe:touch {marker}; cat x", "http://127.0.0.1:9/data", f"file:{synthetic}"):
+
+        def change(config: Any, path: str = path) -> None:
+            config["data"]["sources"]["pictures"]["path"] = path
+
+        (one,) = at(changed(seen, tmp_path / path[:4], change), synthetic)
+        assert one.unknown is not None
+        assert "there is no manifest.json in " in one.unknown
+        assert "data.sources.pictures of" in one.told()
+        assert "is not known" in one.told()
+    assert not marker.exists()
+
+
+def test_what_teaches_an_objective_counts(
+    seen: Path, apart: Path, synthetic: Path, tmp_path: Path
+) -> None:
+    def change(config: Any) -> None:
+        config["objectives"] = {"one": {"teacher": str(seen)}, "two": {"teacher": {"type": "x"}}}
+
+    (one,) = at(changed(apart, tmp_path, change), synthetic)
+    assert (one.labelled, one.unknown) == (True, None)
+
+
+def test_a_circle_ends(seen: Path, synthetic: Path, tmp_path: Path) -> None:
+    def change(config: Any) -> None:
+        config["init"] = str(tmp_path / "copy/run")
+
+    (one,) = at(changed(seen, tmp_path, change), synthetic)
+    assert one.labelled
+
+
+def test_relative_paths_are_of_where_the_run_was_started(
+    synthetic: Path, tmp_path: Path, monkeypatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "data").symlink_to(synthetic)
+    monkeypatch.chdir(home)
+    path = recipe(home, Path("data"), data={"sources": pictures(Path("data"), "val")}, train=SHORT)
+    assert cli.main(["finetune", path, "report=null", "run.dir=runs/one", "eval={}"]) == 0
+    monkeypatch.chdir(tmp_path)
+    (one,) = at(home / "runs/one", synthetic)
+    assert one.labelled
+
+
+def test_what_is_gone_or_too_large_is_not_known(
+    seen: Path, synthetic: Path, tmp_path: Path, monkeypatch
+) -> None:
+    """The data of the first, the checkpoint that the second began with, the ids of the third."""
     data = Path(shutil.copytree(synthetic, tmp_path / "data"))
     first = tuned(tmp_path / "first", data, "train")
-    second = tuned(tmp_path / "second", synthetic, "train")
-    third = tmp_path / "third"
-    third.mkdir()
-    made = recipe(third, synthetic, train=SHORT)
-    assert cli.main(["finetune", made, f"init={second}", "report=null"]) == 0
+    begun = tuned(tmp_path / "begun", synthetic, "train", teacher={"path": str(first)})
     shutil.rmtree(data)
-    shutil.rmtree(second)
-    path = recipe(tmp_path, synthetic, train=SHORT, test=section(synthetic))
-    for init, gone in ((first, "data.sources.pictures of "), (third / "run", str(second))):
-        found = list(trained_before(load_finetune(path, [f"init={init}"])))
-        (unknown,) = [before for before in found if before.manifest is None]
-        assert unknown.where.startswith(gone)
-        assert unknown.why
-
-
-def test_each_checkpoint_counts_once(seen: Path, synthetic: Path, tmp_path: Path) -> None:
-    path = recipe(tmp_path, synthetic, teacher={"path": str(seen)})
-    (before,) = trained_before(load_finetune(path, [f"init={seen}"]))
-    assert before.labelled
-    assert before.manifest is not None
+    (one,) = at(first, synthetic)
+    assert one.unknown is not None
+    assert str(data) in one.unknown
+    shutil.rmtree(first)
+    (one,) = at(begun, synthetic)
+    assert one.before == str(first)
+    monkeypatch.setattr(overlap, "ID_LIMIT", 10)
+    monkeypatch.setattr(lineage, "ID_LIMIT", 10)
+    large, gone = at(begun, synthetic)
+    assert "more than 10 samples" in str(large.unknown)
+    assert gone.before == str(first)
+    assert at(seen, synthetic)[0].labelled  # the same shards are found in any case
