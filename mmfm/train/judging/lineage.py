@@ -24,8 +24,8 @@ BROKEN = (ValueError, OSError, yaml.YAMLError)
 
 
 class Seen(NamedTuple):
-    """Where the `test` source shares samples, `common` among them, with what came `before`, or why
-    that is not `known`; `labelled` where a head learnt the labels of what came before.
+    """The `test` source shares samples, `common` among them, with what came `before`, or why that
+    is `unknown`; `labelled` where a head learnt the labels of what came before.
     """
 
     test: str
