@@ -11,6 +11,7 @@ import yaml
 
 from mmfm.config import Component, component, from_dict
 from mmfm.lora import LoraConfig
+from mmfm.model import ModelConfig
 from mmfm.train.optim import OptimConfig
 from mmfm.train.recipe import EvalConfig, EvalSource, FinetuneConfig, PretrainConfig, merge
 from mmfm.train.trainer import TrainConfig
@@ -98,6 +99,9 @@ def test_the_settings_of_the_training_page_are_valid() -> None:
     optims.remove(lora)
     from_dict(LoraConfig, lora["lora"])
     component(objectives["objectives"]["masked_image"], Component("mmfm.objectives"))
+    norms = next(recipe for recipe in optims if "model" in recipe)
+    optims.remove(norms)
+    from_dict(ModelConfig, norms["model"])
     assert len(optims) == 3
     for optim in optims:
         from_dict(OptimConfig, optim["optim"])

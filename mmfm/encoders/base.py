@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mmfm.config import to_dict
+from mmfm.layers.batch_norms import GroupNorms, follow_precision
 
 
 @dataclass(kw_only=True)
@@ -46,7 +47,8 @@ class Encoder(nn.Module):
     inputs; `grid_length` is the number of grid positions G where it is fixed (for audio: at the
     longest clip), None for text; `grid` its (rows, columns) where it has two dimensions; `drops`
     says whether `keep` can leave patches out, an encoder that doesn't has `mask_inputs`;
-    `patch_dim` is the size P of a patch where it has `patchify`, else 0.
+    `patch_dim` is the size P of a patch where it has `patchify`, else 0; `norms` are its batch
+    norms where they train.
     """
 
     width: int
@@ -61,6 +63,7 @@ class Encoder(nn.Module):
         self.settings: dict[str, Any] = to_dict(config)
         self.frozen = config.frozen
         self.cache = config.cache
+        self.norms: GroupNorms | None = None
 
     @property
     def has_patches(self) -> bool:
@@ -69,16 +72,19 @@ class Encoder(nn.Module):
 
     def finish(self) -> Encoder:
         """Set modes and gradients once all parameters are there; the last call of a `build`."""
+        follow_precision(self)
         if self.frozen:
             self.requires_grad_(False)
         return self.train()
 
     def train(self, mode: bool = True) -> Encoder:
-        """Training mode, except for frozen encoders and batch norms: those always evaluate."""
+        """Training mode, except for frozen encoders and batch norms without `norms`: those always
+        evaluate.
+        """
         super().train(mode and not self.frozen)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+                module.train(self.training and self.norms is not None)
         return self
 
     def forward(

@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmfm.encoders.base import Encoder, EncoderConfig
+from mmfm.layers.batch_norms import GroupNorms
 from mmfm.layers.patch_embed import patchify
 
 CONFIG_FILE = "config.json"
@@ -42,6 +43,7 @@ class Config(EncoderConfig):
 
     `image_size`: other than the network's own, for those that take any (convolutional ones).
     `token_grid`: average the feature map to k×k tokens; unset, each place of the map is a token.
+    `batch_norm_size`: batch norms train, over groups of so many pictures; unset, they are at rest.
     """
 
     name: str | None = None
@@ -49,6 +51,7 @@ class Config(EncoderConfig):
     pretrained: bool = False
     image_size: int | None = None
     token_grid: int | None = None
+    batch_norm_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +63,8 @@ class Config(EncoderConfig):
             raise ValueError(f"image_size = {self.image_size} must be at least 1")
         if self.token_grid is not None and self.token_grid < 1:
             raise ValueError(f"token_grid = {self.token_grid} must be at least 1")
+        if self.batch_norm_size is not None and self.frozen:
+            raise ValueError("batch_norm_size trains batch norms, frozen = true none: keep one")
 
     def build(self, assets: Path | None = None) -> Encoder:
         folder = self.weights if assets is None else assets
@@ -92,6 +97,8 @@ class TimmModel(Encoder):
     ) -> None:
         super().__init__(config)
         self.model: Any = model
+        if config.batch_norm_size is not None:
+            self.norms = GroupNorms(model, config.batch_norm_size)
         self.token_grid = config.token_grid
         data = timm.data.resolve_data_config(pretrained_cfg=dict(settings))
         if config.image_size is not None:
@@ -127,9 +134,15 @@ class TimmModel(Encoder):
     def encode(
         self, inputs: Tensor, valid: Tensor | None, keep: Tensor | None
     ) -> tuple[Tensor, Tensor]:
+        if self.norms is not None and self.training:
+            tokens, pooled = self.norms(self._run, inputs)
+            return tokens, pooled
         if inputs.device.type == "cpu" and not torch.is_grad_enabled() and len(inputs) > CPU_CHUNK:
-            parts = [self.encode(part, None, None) for part in torch.split(inputs, CPU_CHUNK)]
+            parts = [self._run(part) for part in torch.split(inputs, CPU_CHUNK)]
             return torch.cat([tokens for tokens, _ in parts]), torch.cat([p for _, p in parts])
+        return self._run(inputs)
+
+    def _run(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         inputs = inputs.to(next(self.model.parameters()).dtype)
         # Depthwise convolutions run about 1.4 times as fast on CPU in this layout.
         features = self.model.forward_features(inputs.contiguous(memory_format=torch.channels_last))

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from mmfm import checkpoint, distributed
 from mmfm.checkpoint import Checkpoint
-from mmfm.config import dump, to_dict
+from mmfm.config import ConfigError, dump, to_dict
 from mmfm.data.feature_cache import FeatureCache
 from mmfm.data.manifest import Manifest
 from mmfm.data.pipeline import Pipeline
 from mmfm.feature_caching import open_caches
 from mmfm.files import write_text
+from mmfm.layers.batch_norms import trains_norms
 from mmfm.predictor import Predictor
 from mmfm.train.judging.best import Patience
 from mmfm.train.judging.evaluation import Evaluation, build_evaluators, open_manifests
@@ -42,6 +43,7 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     until = frozen_until(run.task, recipe.optim)
     freeze_parts(run.task, until, 0 if found is None else found.step)
     groups_of(run.task, recipe.optim)
+    _check_norms(run)
     maker(recipe.optim)
     checkpoint.check_writable(run.folder)
     check_keep_best(recipe)
@@ -49,6 +51,19 @@ def check(run: Run, found: Checkpoint | None, pipeline: Pipeline) -> None:
     predictor = Predictor(run.task, run.label)
     build_evaluators(recipe, predictor, open_manifests(recipe))
     check_test(run, predictor, found)
+
+
+def _check_norms(run: Run) -> None:
+    """ConfigError where batch norms train beside what knows weights only."""
+    asked = {
+        "optim.ema averages weights, not the statistics of batch norms": run.recipe.optim.ema,
+        "train.recompute_activations would measure each batch norm twice": (
+            run.recipe.train.recompute_activations
+        ),
+    }
+    for why, wanted in asked.items():
+        if wanted and trains_norms(run.task):
+            raise ConfigError(f"batch_norm_size: {why}; leave one of them out")
 
 
 def train(run: Run, found: Checkpoint | None) -> Ending:

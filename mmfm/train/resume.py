@@ -104,6 +104,7 @@ def restored(
         until = frozen_until(trainer.task, trainer.optim)
         fresh = thawed(trainer.task, until, found.step)
         state.restore_optimizer(trainer.engine, found, fresh)
+        state.restore_buffers(trainer.engine, found)
     state.restore_full_weights(trainer.engine, found)
     state.set_loss_scaler(trainer.engine, found.manifest["loss_scaler"])
 

@@ -42,14 +42,14 @@ class Run:
         return {"total": sum(n for n, _ in counts), "trained": sum(n for n, on in counts if on)}
 
     def warnings(self, pipeline: Pipeline) -> list[str]:
-        """What is less than was asked for: what objectives read, samples of a subset, and of the
-        test, which may not be new to the model.
+        """What is less than was asked for: what objectives read, samples of a subset, groups of
+        batch norms, and of the test, which may not be new to the model.
         """
         sources = {name: manifest for name, manifest, _ in pipeline.order.sources}
         notes = [f"data.sources.{n}: {line}" for n, m in sources.items() for line in m.notes]
         evaluated = open_manifests(self.recipe).items()
         notes += [f"eval.sources.{n}: {line}" for n, m in evaluated for line in m.notes]
-        return self.never_there(pipeline) + notes + self.seen_before
+        return self.never_there(pipeline) + self.split_groups(pipeline) + notes + self.seen_before
 
     def never_there(self, pipeline: Pipeline) -> list[str]:
         """A sentence for each objective that reads what no sample of the sources has."""
@@ -62,6 +62,20 @@ class Run:
             if read - there:
                 gone = ", ".join(sorted(read - there))
                 lines.append(f"no sample in data.sources has {gone}, which {name!r} reads")
+        return lines
+
+    def split_groups(self, pipeline: Pipeline) -> list[str]:
+        """A sentence for each encoder whose batch norms see other groups on other ranks."""
+        order, lines = pipeline.order, []
+        for modality in self.task.model.encoders:
+            norms = self.task.model.encoder(modality).norms
+            everywhere = all(modality in s.modality_set.split("+") for s in order.strata)
+            if norms is not None and (order.slots % norms.size or not everywhere):
+                lines.append(
+                    f"model.encoders.{modality}.batch_norm_size = {norms.size} doesn't divide the "
+                    f"{order.slots} samples that a stream has in a step, or not all have {modality}"
+                    ": a step depends a little on the number of ranks and micro-batches"
+                )
         return lines
 
     def pipeline(self, world_size: int, **more: Any) -> Pipeline:

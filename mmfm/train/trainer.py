@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mmfm import distributed
+from mmfm.layers.batch_norms import gather, settle
 from mmfm.layers.recompute import recompute_activations
 from mmfm.masking import mix_ints
 from mmfm.task import StepRows, Task, above_zero
@@ -177,6 +178,7 @@ class Trainer:
         zero = torch.zeros((), dtype=torch.float64, device=self.engine.device)
         sums = dict.fromkeys(counts, zero)
         zero_stale_gradients(self.engine)
+        gather(self.task)
         scalars: StepRows = {}
         gradients = None
         if self.grad_cache:
@@ -202,6 +204,7 @@ class Trainer:
                 if not all(map(math.isfinite, checked.values())):
                     raise_nonfinite(self.engine, self.step_index + 1, batches, gradients, losses)
             self.engine.step()
+        settle(self.task, moves=not step_was_skipped(self.engine))
         self.step_index += 1
         # Stage 0 in fp32 runs the plain optimiser, which knows no gradient norm.
         whole = is_whole(self.engine)

@@ -112,6 +112,31 @@ def test_batch_norm_never_trains_but_its_weights_do():
     assert norms[0].weight.grad is not None
 
 
+def test_batch_norms_train_over_groups_where_asked_for():
+    encoder = _build(name="test_efficientnet", batch_norm_size=4)
+    original = timm.create_model("test_efficientnet", num_classes=0).train()
+    original.load_state_dict(encoder.model.state_dict())
+    images = torch.randn(8, 3, 160, 160)
+    with torch.no_grad():
+        want = torch.cat([original(part) for part in images.split(4)])
+        assert_close(encoder(images)[1], want)
+        encoder.eval()
+        original.load_state_dict(encoder.model.state_dict())
+        assert_close(encoder(images)[1], original.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "why"),
+    [
+        ("test_efficientnet", {"frozen": True}, "trains batch norms, frozen = true none"),
+        ("test_vit", {}, "has 0 batch norms"),
+    ],
+)
+def test_batch_norms_that_can_not_train_are_refused(name, more, why):
+    with pytest.raises(ValueError, match=why):
+        _build(name=name, batch_norm_size=4, **more)
+
+
 def test_frozen_never_trains():
     encoder = _build(name="test_vit", frozen=True)
     nn.ModuleDict({"image": encoder}).train()

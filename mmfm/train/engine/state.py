@@ -134,6 +134,14 @@ def restore_full_weights(engine: Any, checkpoint: Checkpoint) -> None:
                 set_weight(parameter, weights[name])
 
 
+def restore_buffers(engine: Any, checkpoint: Checkpoint) -> None:
+    """Set what a step moves beside the weights, such as the statistics of batch norms."""
+    held, parameters = checkpoint.tensors("model"), dict(engine.module.named_parameters())
+    for name, tensor in engine.module.state_dict().items():
+        if name not in parameters:
+            tensor.copy_(held[name])
+
+
 LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
