@@ -7,8 +7,9 @@ The sub-category of an emoji from its picture in five art styles, at 96 pixels: 
 steps, batch size, augmentation, AdamW and cosine schedule on both sides, fp32, one core for each
 run, and the GPU where there is one (with TF32 in convolutions, PyTorch's default). Each side's
 learning rate is the best on a sixth style with the first seed; then each run is judged once, on a
-seventh. mmfm leaves batch norms at rest, so that training is the same for any micro-batch size; the
-plain loop trains them. Prints mean and t interval over the seeds as markdown.
+seventh. Batch norms see 32 pictures at a time in mmfm, so that training is the same for any
+micro-batch size, and the whole batch of 64 in the plain loop. Prints mean and t interval over the
+seeds as markdown.
 """
 
 from __future__ import annotations

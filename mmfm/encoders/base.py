@@ -35,6 +35,10 @@ class EncoderConfig:
         if self.cache and not self.frozen:
             raise ValueError("cache = true needs frozen = true: a trained encoder's outputs change")
 
+    def freeze(self) -> None:
+        """Set `frozen`, and back what trains."""
+        self.frozen = True
+
 
 BLOCK = re.compile(r"(?:^|\.)(?:blocks|layers?|h)\.(\d+)\.")
 """Where a parameter's name says which block it is of, here and in transformers."""

@@ -66,6 +66,10 @@ class Config(EncoderConfig):
         if self.batch_norm_size is not None and self.frozen:
             raise ValueError("batch_norm_size trains batch norms, frozen = true none: keep one")
 
+    def freeze(self) -> None:
+        super().freeze()
+        self.batch_norm_size = None
+
     def build(self, assets: Path | None = None) -> Encoder:
         folder = self.weights if assets is None else assets
         if folder is None:

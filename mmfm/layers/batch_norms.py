@@ -53,8 +53,9 @@ class GroupNorms(nn.Module):
     def forward(
         self, run: Callable[[Tensor], tuple[Tensor, ...]], inputs: Tensor
     ) -> tuple[Tensor, ...]:
-        """`run` on groups of `size` (or a little less, where it doesn't divide the inputs), and
-        their outputs together.
+        """`run` on groups of `size` (or equal ones that are smaller, where it doesn't divide the
+        inputs), and their outputs together. Without gradient nothing is gathered: grad_cache runs
+        some views twice. Where no step has begun, each group moves the statistics by itself.
         """
         if len(inputs) < 2:
             raise ValueError(
@@ -62,17 +63,20 @@ class GroupNorms(nn.Module):
                 "with; make train.micro_batch_size larger, or leave batch_norm_size out"
             )
         outputs = []
-        for group in inputs.tensor_split(math.ceil(len(inputs) / self.size)):
-            self._groups += 1
-            for norm in self._norms:
-                norm.momentum = 1 / self._groups
+        number = min(math.ceil(len(inputs) / self.size), len(inputs) // 2)
+        for group in inputs.tensor_split(number):
+            if self._kept:
+                self._groups += torch.is_grad_enabled()
+                momentum = 1 / self._groups if torch.is_grad_enabled() else 0.0
+                for norm in self._norms:
+                    norm.momentum = momentum
             outputs.append(run(group))
         return tuple(map(torch.cat, zip(*outputs, strict=True)))
 
     def begin(self) -> None:
         """Gather the statistics of a step."""
         self._groups = 0
-        self._kept = [[held.clone() for held in _statistics(norm)] for norm in self._norms]
+        self._kept = [[b.clone() for b in norm.buffers(recurse=False)] for norm in self._norms]
 
     @torch.no_grad()
     def end(self, moves: bool) -> None:
@@ -87,11 +91,14 @@ class GroupNorms(nn.Module):
         means = iter(sums)
         for norm, momentum, kept in zip(self._norms, self._momenta, self._kept, strict=True):
             norm.momentum = momentum
-            if norm.num_batches_tracked is not None:
-                norm.num_batches_tracked -= self._groups
-            for held, before in zip(_statistics(norm), kept, strict=True):
+            for held, before in zip(norm.buffers(recurse=False), kept, strict=True):
+                held.copy_(before)
+            for held in _statistics(norm):
                 mean = (next(means) / total.clamp(min=1)).to(held.dtype)
-                held.copy_(torch.where(moved, before.lerp(mean, momentum), before))
+                # In fp16 a variance may overflow where no output does.
+                usable = moved & mean.isfinite()
+                held.copy_(torch.where(usable, held.lerp(mean, momentum), held))
+        self._kept = []
 
 
 def follow_precision(network: nn.Module) -> None:

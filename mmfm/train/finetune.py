@@ -50,7 +50,7 @@ def prepare(config: str, overrides: Sequence[str] = ()) -> Run:
     if recipe.freeze != "none":
         # In the recipe, so that the checkpoint says it too.
         for encoder in recipe.model.encoders.values():
-            encoder.frozen = True
+            encoder.freeze()
     torch.manual_seed(recipe.run.seed)
     task = FinetuneTask.build(
         recipe, label.names if label else (), None if found is None else found.assets

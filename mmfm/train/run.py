@@ -67,9 +67,12 @@ class Run:
     def split_groups(self, pipeline: Pipeline) -> list[str]:
         """A sentence for each encoder whose batch norms see other groups on other ranks."""
         order, lines = pipeline.order, []
+        sources = self.recipe.data.sources.values()
         for modality in self.task.model.encoders:
             norms = self.task.model.encoder(modality).norms
             everywhere = all(modality in s.modality_set.split("+") for s in order.strata)
+            if modality in self.task.mask_ratios and len({s.masked_view for s in sources}) > 1:
+                everywhere = False
             if norms is not None and (order.slots % norms.size or not everywhere):
                 lines.append(
                     f"model.encoders.{modality}.batch_norm_size = {norms.size} doesn't divide the "

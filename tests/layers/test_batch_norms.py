@@ -104,6 +104,54 @@ def test_what_a_step_skips_or_never_reads_moves_nothing(skipped: bool, inputs: T
     assert all(map(torch.equal, network.buffers(), before))
 
 
+def test_a_pass_without_gradient_is_not_gathered(inputs: Tensor) -> None:
+    """As grad_cache makes one, of some views only."""
+    network, other = Network(4), Network(4)
+    for one in (network, other):
+        gather(one)
+        with torch.set_grad_enabled(one is other):
+            one(3 * inputs[:4])
+        one(inputs)
+        settle(one)
+    once = Network(4)
+    gather(once)
+    once(inputs)
+    settle(once)
+    assert all(map(torch.equal, network.buffers(), once.buffers()))
+    assert not torch.equal(other.layers[1].running_mean, once.layers[1].running_mean)
+
+
+def test_without_steps_each_group_moves_the_statistics(inputs: Tensor) -> None:
+    network = Network(6)
+    alone = copy.deepcopy(network.layers)
+    network(inputs)
+    for part in inputs.split(6):
+        alone(part)
+    assert all(map(torch.equal, network.layers.buffers(), alone.buffers()))
+
+
+def test_a_variance_that_overflows_moves_nothing(inputs: Tensor) -> None:
+    network = Network(4)
+    follow_precision(network)
+    network.half()
+    for norm in (network.layers[1], network.layers[3]):
+        norm.float()
+        norm.weight.data, norm.bias.data = norm.weight.half(), norm.bias.half()
+    gather(network)
+    network((1000 * inputs).half())
+    settle(network)
+    first, second = network.layers[1], network.layers[3]
+    assert torch.equal(first.running_var, torch.ones(4))
+    assert second.running_var.isfinite().all()
+    assert not torch.equal(second.running_var, torch.ones(4))
+
+
+def test_no_group_is_of_one(inputs: Tensor) -> None:
+    maps, _ = Network(2)(inputs[:5])
+    alone = Network(2).layers
+    assert torch.equal(maps, torch.cat([alone(inputs[:3]), alone(inputs[3:5])]))
+
+
 def test_adds_nothing_to_the_weights() -> None:
     network = Network(4)
     assert set(network.state_dict()) == {f"layers.{n}" for n in network.layers.state_dict()}

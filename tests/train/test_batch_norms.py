@@ -127,3 +127,12 @@ def test_groups_that_ranks_would_cut_are_told(
     assert cli.main(words) == 0
     log = (tmp_path / "run/log.txt").read_text()
     assert ("batch_norm_size = 3 doesn't divide the 4 samples" in log) is told
+
+
+def test_frozen_by_the_recipe_they_are_at_rest(runs: Path, synthetic: Path, tmp_path: Path) -> None:
+    more = (f"init={runs}/whole", "freeze=encoders", "train.max_steps=1")
+    words = [word for word in finetune(synthetic, tmp_path / "run", *more) if word != "init=null"]
+    assert cli.main(words) == 0
+    assert mmfm.load(tmp_path / "run", "cpu").model.encoder("image").norms is None
+    before, after = statistics(runs / "whole"), statistics(tmp_path / "run")
+    assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -102,7 +102,7 @@ def _outputs(engine: Any, batch: Batch, micro_batch: int) -> dict[str, Any] | No
         bad = [t for t in _tensors(output) if not _finite(t)]
         if bad and not found:
             before = bool(inputs) and any(not _finite(t) for t in _tensors(inputs[0]))
-            samples = _samples_of(name, bad[0], batch)
+            samples = _samples_of(engine.module, name, bad[0], batch)
             what = "inputs of" if before else "output of"
             found.append(_finding(what, name, micro_batch, samples))
 
@@ -134,7 +134,7 @@ def _backward(
     found = torch.autograd.grad(total, tensors, allow_unused=True)
     for (name, _), gradient in reversed(list(zip(outputs, found, strict=True))):
         if gradient is not None and not _finite(gradient):
-            samples = _samples_of(name, gradient, batch)
+            samples = _samples_of(engine.module, name, gradient, batch)
             return _finding("gradient at the output of", name, micro_batch, samples)
     return None
 
@@ -154,11 +154,15 @@ def _watched(root: nn.Module, look: Callable[[str, Any, Any], None]) -> Iterator
             hook.remove()
 
 
-def _samples_of(name: str, tensor: Tensor, batch: Batch) -> list[str]:
-    """The samples of the bad rows of a tensor inside an encoder; elsewhere rows are no samples."""
+def _samples_of(root: nn.Module, name: str, tensor: Tensor, batch: Batch) -> list[str]:
+    """The samples of the bad rows of a tensor inside an encoder; elsewhere rows are no samples, nor
+    where it runs groups of them.
+    """
     words = name.split(".")
     modality = words[2] if words[:2] == ["model", "encoders"] else None
     if modality is None or tensor.ndim < 2:
+        return []
+    if len(words) > 3 and root.get_submodule(".".join(words[:3])).norms is not None:
         return []
     for part in (batch, in_masked_view(batch)):
         rows = part["rows"].get(modality, torch.empty(0))
