@@ -36,7 +36,7 @@ class GroupNorms(nn.Module):
 
     def __init__(self, network: nn.Module, size: int) -> None:
         super().__init__()
-        found = [m for m in network.modules() if isinstance(m, _BatchNorm)]
+        found = _measured(network)
         if not found or size < 2:
             raise ValueError(
                 f"batch_norm_size = {size}: the network has {len(found)} batch norms, and each "
@@ -105,8 +105,8 @@ def follow_precision(network: nn.Module) -> None:
     """Let the batch norms of `network` run where their weights are in bf16 or fp16 and their
     statistics, which no engine converts, in fp32.
     """
-    for norm in network.modules():
-        if isinstance(norm, _BatchNorm) and norm.affine:
+    for norm in _measured(network):
+        if norm.affine:
             lent = _Lent()
             norm.register_forward_pre_hook(lent.before)
             norm.register_forward_hook(lent.after)
@@ -156,7 +156,13 @@ def _of(task: nn.Module) -> list[GroupNorms]:
     return [part for part in task.modules() if isinstance(part, GroupNorms)]
 
 
+def _measured(network: nn.Module) -> list[_BatchNorm]:
+    """The batch norms that keep statistics; others see each batch by itself in evaluation too."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    return [norm for norm in norms if norm.running_mean is not None]
+
+
 def _statistics(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
-    assert norm.running_mean is not None, "a norm without statistics can't be evaluated"
+    assert norm.running_mean is not None, "only norms of _measured come here"
     assert norm.running_var is not None
     return norm.running_mean, norm.running_var

@@ -183,3 +183,12 @@ def test_half_weights_leave_the_statistics_in_fp32(training: bool, inputs: Tenso
     for got, want in zip(network.buffers(), whole.buffers(), strict=True):
         assert got.dtype == want.dtype
         torch.testing.assert_close(got, want, rtol=0.02, atol=0.02)
+
+
+def test_norms_without_statistics_are_left_alone(inputs: Tensor) -> None:
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    want = norm(inputs)
+    follow_precision(norm)
+    assert torch.equal(norm(inputs), want)
+    with pytest.raises(ValueError, match="the network has 0 batch norms"):
+        GroupNorms(norm, 4)
