@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import mmfm
 from mmfm import cli
 from mmfm.checkpoint import Checkpoint
+from mmfm.train.health import nonfinite
 from tests import launch
+from tests.encoders.helpers import config
 from tests.tiny_runs import IN_PARTS, exact, training
 
 STEPS = 6
@@ -136,3 +138,18 @@ def test_frozen_by_the_recipe_they_are_at_rest(runs: Path, synthetic: Path, tmp_
     assert mmfm.load(tmp_path / "run", "cpu").model.encoder("image").norms is None
     before, after = statistics(runs / "whole"), statistics(tmp_path / "run")
     assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_rows_of_a_group_are_no_samples(size: int | None) -> None:
+    """A report of what isn't finite names them by the whole encoder's rows only."""
+    root = nn.Module()
+    root.model = nn.Module()
+    encoder = config(type="timm_model", name="test_efficientnet", batch_norm_size=size).build()
+    root.model.encoders = nn.ModuleDict({"image": encoder})
+    batch = {"rows": {"image": torch.arange(4)}, "sample_id": list("abcd")}
+    bad = torch.zeros(4, 2)
+    bad[1, 0] = torch.nan
+    inside = nonfinite._samples_of(root, "model.encoders.image.model.conv_stem", bad, batch)
+    assert inside == (["b"] if size is None else [])
+    assert nonfinite._samples_of(root, "model.encoders.image", bad, batch) == ["b"]
