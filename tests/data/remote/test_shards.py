@@ -28,7 +28,7 @@ from tests.data.remote.shard_server import ShardServer, serve
 from tests.data.test_pipeline import assert_same, steps_of
 
 Specs = dict[str, dict[str, Any]]
-REMOTE = RemoteConfig(retries=2, timeout_s=0.5)
+REMOTE = RemoteConfig(retries=2, timeout_s=1.5)
 SHARDS = [f"{number:03d}.tar" for number in range(6)]
 
 
