@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 import mmfm
@@ -129,6 +130,27 @@ def test_groups_that_ranks_would_cut_are_told(
     assert cli.main(words) == 0
     log = (tmp_path / "run/log.txt").read_text()
     assert ("batch_norm_size = 3 doesn't divide the 4 samples" in log) is told
+
+
+@pytest.mark.parametrize("masked_view", [True, False])
+def test_pictures_of_which_only_some_are_masked_as_well_are_told(
+    synthetic: Path, tmp_path: Path, capfd, masked_view: bool
+) -> None:
+    """The masked view has its own groups, and which samples enter it is drawn."""
+    source = {"path": str(synthetic), "splits": ["train"], "modalities": ["image"]}
+    sources = {"all": source, "some": {**source, "masked_view": masked_view}}
+    recipe = {
+        "run": {"dir": str(tmp_path / "run")},
+        "data": {"sources": sources, "global_batch_size": 32, "streams": 8},
+        "model": {"encoders": {"image": yaml.safe_load(f"{{{IMAGE}, batch_norm_size: 4}}")}},
+        "objectives": {"masked_image": {"type": "masked_image", "decoder_width": 16}},
+        "optim": {"lr": 1e-3},
+        "train": {"max_steps": 2},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert cli.main(["pretrain", str(tmp_path / "recipe.yaml"), "--dry-run"]) == 0
+    told = "batch_norm_size = 4 doesn't divide" in capfd.readouterr().out
+    assert told is not masked_view
 
 
 def test_frozen_by_the_recipe_they_are_at_rest(runs: Path, synthetic: Path, tmp_path: Path) -> None:

@@ -148,8 +148,8 @@ def _test(told: Mapping[str, Any], section: Mapping[str, Any], opened: Sources) 
         _task(name, section, pairs, found.get(name), opened, 0)
         for name, pairs in told["scores"].items()
     ]
-    about = {name: told[name] for name in ("checkpoint", "step")}
-    return {**about, "seen_before": told.get("seen_before", []), "tasks": tasks}
+    about = {name: told[name] for name in ("checkpoint", "step", "seen_before")}
+    return {**about, "tasks": tasks}
 
 
 def _curves(found: Findings) -> list[tuple[str, str, Markup]]:
