@@ -7,7 +7,7 @@ Ways to learn from the same labelled pictures and names of five art styles: on t
 quickstart's pretraining the head only (`probe`), LoRA, or all weights (`full`); all weights from
 those of the encoders' own makers, without mmfm's pretraining (`encoders`); all weights from random
 ones (`random`), whose batch norms have to train, over 16 pictures at a time. Those of the other
-ways rest, with which they find more. The same steps, batch size and inputs (96 pixels) for all.
+ways rest (docs/benchmarks.md says why). The same steps, batch size and inputs (96 pixels) for all.
 Each way's learning rate is the best on a sixth style with 5 labels and the first seed; then each
 run is judged once, on a seventh. Prints mean and t interval over the seeds as markdown. Runs that
 are done are not run again: `--runs` keeps them.
