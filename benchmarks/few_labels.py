@@ -2,15 +2,16 @@
 
     scripts/quickstart
     python -m benchmarks.few_labels [--labels 1 5 20] [--seeds 0 1 2] [--only probe lora full]
+    python -m benchmarks.few_labels --labels 20 --steps 480 --only full encoders random
 
 Ways to learn from the same labelled pictures and names of five art styles: on top of the
 quickstart's pretraining the head only (`probe`), LoRA, or all weights (`full`); all weights from
 those of the encoders' own makers, without mmfm's pretraining (`encoders`); all weights from random
 ones (`random`), whose batch norms have to train, over 16 pictures at a time. Those of the other
 ways rest (docs/benchmarks.md says why). The same steps, batch size and inputs (96 pixels) for all.
-Each way's learning rate is the best on a sixth style with 5 labels and the first seed; then each
-run is judged once, on a seventh. Prints mean and t interval over the seeds as markdown. Runs that
-are done are not run again: `--runs` keeps them.
+Each way's learning rate is the best on a sixth style with 5 labels, the first seed and 120 steps;
+then each run is judged once, on a seventh, after `--steps`. Prints mean and t interval over the
+seeds as markdown. Runs that are done are not run again: `--runs` keeps them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import argparse
 import json
 import shutil
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from mmfm.train.recipe import merge
 
 RECIPE = ROOT / "benchmarks/few_labels.yaml"
 CACHE = Path.home() / ".cache/mmfm-benchmarks/few_labels"
-TUNED_AT = 5
+TUNED_AT, STEPS = 5, 120
 MAKING = threading.Lock()
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "probe": (("freeze=model",), (1e-2, 3e-2, 1e-1)),
@@ -91,10 +92,12 @@ class Run(TunedRun):
     pretrained: Path
     data: Path
     labels: int
+    steps: int
 
     @property
     def name(self) -> str:
-        return f"{self.way}-{self.labels}-{self.lr:g}-{self.seed}"
+        steps = "" if self.steps == STEPS else f"-{self.steps}steps"
+        return f"{self.way}-{self.labels}-{self.lr:g}-{self.seed}{steps}"
 
     def command(self) -> list[str]:
         start = f"init={self.pretrained}"
@@ -112,6 +115,7 @@ class Run(TunedRun):
             f"data.sources.pictures.subset={json.dumps(subset)}",
             self.test_section(self.data),
             f"optim.lr={self.lr}",
+            *(f"train.{key}={self.steps}" for key in ("max_steps", "save_every", "eval_every")),
             *WAYS[self.way][0],
         ]
 
@@ -120,6 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--labels", type=int, nargs="+", default=[1, 5, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--only", nargs="+", default=list(WAYS), choices=list(WAYS))
     parser.add_argument("--pretrained", type=Path, default=ROOT / "runs/quickstart")
     parser.add_argument("--data", type=Path, default=ROOT / "data/emoji")
@@ -128,17 +133,20 @@ def main() -> int:
     args = parser.parse_args()
     pretrained, data, folder = (p.resolve() for p in (args.pretrained, args.data, args.runs))
 
-    def run(way: str, labels: int, lr: float, seed: int, tuning: bool = False) -> Run:
-        return Run(folder, way, lr, seed, pretrained, data, labels, tuning=tuning)
+    def run(way: str, lr: float, labels: int, seed: int) -> Run:
+        return Run(folder, way, lr, seed, pretrained, data, labels, args.steps)
 
     tried = {
-        way: [run(way, TUNED_AT, lr, args.seeds[0], tuning=True) for lr in WAYS[way][1]]
+        way: [
+            replace(run(way, lr, TUNED_AT, args.seeds[0]), steps=STEPS, tuning=True)
+            for lr in WAYS[way][1]
+        ]
         for way in args.only
     }
     run_all((one for runs in tried.values() for one in runs), args.at_once)
     best = {way: best_lr(runs) for way, runs in tried.items()}
     runs = {
-        (way, labels): [run(way, labels, best[way], seed) for seed in args.seeds]
+        (way, labels): [run(way, best[way], labels, seed) for seed in args.seeds]
         for labels in args.labels
         for way in args.only
     }
