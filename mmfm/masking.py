@@ -65,6 +65,15 @@ def mix_ints(*values: int) -> int:
     return int(state.item()) & (2**63 - 1)
 
 
+def seed_dropout(device: torch.device, seed: int) -> None:
+    """Seed the generators that modules on `device` draw from. `torch.manual_seed` would seed those
+    of every kind of accelerator, and takes a millisecond for the kinds that aren't there.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+
+
 def draw_mask(maskable_BL: Tensor, ratio: float, seed_B: Tensor) -> Tensor:
     """Choose ``round(ratio * n)`` of each row's n maskable positions, at least one where n > 0:
     bool [B,L].

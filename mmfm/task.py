@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mmfm.config import Component, ConfigError
 from mmfm.heads.base import Head
 from mmfm.lora import LoraConfig, add_lora
-from mmfm.masking import derive_seed, draw_mask, mix_ints, salt
+from mmfm.masking import derive_seed, draw_mask, mix_ints, salt, seed_dropout
 from mmfm.model import ENCODED, Model, ModelConfig
 from mmfm.negatives import mismatched
 from mmfm.objectives.base import CachedObjective, MaskedObjective, Objective
@@ -248,7 +248,8 @@ class Task(nn.Module):
 
     def _reseed(self, batch: Batch, use: str) -> None:
         if self.training and "dropout_seed" in batch:
-            torch.manual_seed(mix_ints(batch["dropout_seed"], salt(use)))
+            device = next(self.parameters()).device
+            seed_dropout(device, mix_ints(batch["dropout_seed"], salt(use)))
 
 
 class PretrainTask(Task):

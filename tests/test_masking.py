@@ -13,6 +13,7 @@ from mmfm.masking import (
     draw_mask,
     keep_indices,
     mix_ints,
+    seed_dropout,
     uniform,
 )
 
@@ -72,6 +73,17 @@ def test_mix_ints() -> None:
     assert len(values) == 9
     assert all(0 <= v < 2**63 for v in values)
     assert mix_ints(-1) == mix_ints(2**64 - 1)  # the same 64 bits
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_dropout_is_seeded_as_torch_does_it(device: str) -> None:
+    where, ones = torch.device(device), torch.ones(100, device=device)
+    torch.manual_seed(7)
+    want = torch.nn.functional.dropout(ones), torch.rand(2)
+    seed_dropout(where, 7)
+    got = torch.nn.functional.dropout(ones), torch.rand(2)
+    for a, b in zip(want, got, strict=True):
+        assert torch.equal(a, b)
 
 
 def test_uniform_over_counters_seeds_and_bits() -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from mmfm.heads.base import Head
 from mmfm.layers.position import LearnedPosition
 from mmfm.layers.transformer import TransformerConfig
-from mmfm.masking import mix_ints
+from mmfm.masking import mix_ints, seed_dropout
 from mmfm.model import Model
 from mmfm.types import IGNORE_INDEX, Batch, Features, LossTerms, Read
 
@@ -130,7 +130,7 @@ class RecommendationHead(Head):
         `items` [P]; without that key `logits` [B,N] after the last item of each history.
         """
         if self.training and "dropout_seed" in batch:
-            torch.manual_seed(mix_ints(batch["dropout_seed"], 0))
+            seed_dropout(next(self.parameters()).device, mix_ints(batch["dropout_seed"], 0))
         items = self.items()
         if "history_next" in batch or HISTORY not in batch:
             following = _following(batch)
