@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -183,6 +184,8 @@ def main() -> None:
             thaw_worker.run(thaw, tokenizer, Path(out))
         for stage in adapt_worker.STAGES:
             adapt_worker.run(stage, tokenizer, Path(out))
+    assert "torch._inductor.compile_fx" not in sys.modules, "an engine needs no compiler"
+    assert "TORCHDYNAMO_DISABLE" not in os.environ
     distributed.barrier()
     distributed.shutdown()
 

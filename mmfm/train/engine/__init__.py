@@ -7,7 +7,8 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import deepspeed
@@ -79,10 +80,29 @@ def start_engine(task: nn.Module, optim: OptimConfig, config: dict[str, Any]) ->
     start_process_group()
     task = task.to(distributed.device())
     optimizer = build_optimizer(task, optim)
-    engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=config)
+    with _compiling_nothing():
+        engine, *_ = deepspeed.initialize(model=task, optimizer=optimizer, config=config)
     if engine.fp16_enabled():  # it would stop the run with a plain Exception; see step_was_skipped
         engine.optimizer.loss_scaler.raise_error_at_min_scale = False
     return engine
+
+
+@contextmanager
+def _compiling_nothing() -> Iterator[None]:
+    """Whichever the optimiser, DeepSpeed imports its Muon, whose functions are set up for torch's
+    compiler on import: that would import all of it, which takes each rank seconds.
+    """
+    before = os.environ.get(_NO_COMPILER)
+    os.environ[_NO_COMPILER] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_NO_COMPILER]
+        if before is not None:
+            os.environ[_NO_COMPILER] = before
+
+
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
 
 
 def loss_scale(engine: Any) -> float | None:
