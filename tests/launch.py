@@ -1,15 +1,17 @@
 """Run a module on several ranks, on CPU with gloo or on GPUs with nccl: by the DeepSpeed launcher,
-or without it, which spares the tests two processes that import all of DeepSpeed.
+or without it, forked from a process that has imported all of DeepSpeed.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-import time
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mmfm.testing import free_port
 
@@ -61,30 +63,49 @@ def on_ranks(
     """
     together = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     together |= {"WORLD_SIZE": str(ranks), "LOCAL_SIZE": str(ranks)}
-    words = [sys.executable, "-u", "-m", module]
     with tempfile.TemporaryDirectory() as folder:
         outputs = [Path(folder, str(rank)) for rank in range(ranks)]
-        processes = [
-            subprocess.Popen(
-                [*words, f"--local_rank={rank}", *arguments],
-                cwd=ROOT,
-                env={**environment(gpu), **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                stdout=output.open("w"),
-                stderr=subprocess.STDOUT,
-            )
+        each = [
+            {
+                "arguments": [f"--local_rank={rank}", *arguments],
+                "environment": {
+                    **environment(gpu),
+                    **together,
+                    "RANK": str(rank),
+                    "LOCAL_RANK": str(rank),
+                },
+                "output": str(output),
+            }
             for rank, output in enumerate(outputs)
         ]
-        try:
-            deadline = time.monotonic() + timeout
-            while None in (codes := [process.poll() for process in processes]):
-                if any(codes) or time.monotonic() > deadline:
-                    break
-                time.sleep(0.05)
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        for rank, code in enumerate(codes):
-            if code or (not any(codes) and code is None):
+        codes = ask(zygote(gpu), {"module": module, "ranks": each, "timeout": timeout})
+        # One that failed by itself tells more than one that was killed for it.
+        for rank in sorted(range(ranks), key=lambda rank: codes[rank] is None):
+            if codes[rank] != 0:
                 said = outputs[rank].read_text()[-4000:]
-                raise AssertionError(f"rank {rank} of {module} ended with {code}:\n{said}")
+                raise AssertionError(f"rank {rank} of {module} ended with {codes[rank]}:\n{said}")
+
+
+@cache
+def zygote(gpu: bool) -> subprocess.Popen[str]:
+    """tests/zygote.py; it ends with this process, when its standard input does."""
+    words = [sys.executable, "-u", "-m", "tests.zygote", *(["bare"] if gpu else [])]
+    return subprocess.Popen(
+        words,
+        cwd=ROOT,
+        env=environment(gpu),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def ask(server: subprocess.Popen[str], request: dict[str, Any]) -> list[int | None]:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    server.stdin.write(json.dumps(request) + "\n")
+    server.stdin.flush()
+    answer = server.stdout.readline()
+    assert answer, "tests.zygote has ended; its standard error says why"
+    codes: list[int | None] = json.loads(answer)
+    return codes

@@ -45,13 +45,14 @@ def trainer(
     task = tiny.make_task(tokenizer)
     if found is not None:
         load_task(task, found)
+    fp16 = precision == "fp16"
     return Trainer(
         task,
         TrainConfig(zero_stage=stage, precision=precision, micro_batch_size=tiny.GLOBAL_BATCH // 2),
         ADAMW,
         global_batch_size=tiny.GLOBAL_BATCH,
         seed=0,
-        deepspeed={"fp16": {"initial_scale_power": power}} if precision == "fp16" else {},
+        deepspeed=tiny.IN_PARTS | ({"fp16": {"initial_scale_power": power}} if fp16 else {}),
     )
 
 

@@ -40,6 +40,7 @@ def trainer(
         optim,
         global_batch_size=tiny.GLOBAL_BATCH,
         seed=seed,
+        deepspeed=tiny.IN_PARTS,
     )
 
 

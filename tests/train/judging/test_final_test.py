@@ -14,6 +14,7 @@ from mmfm.data.sequential import SequentialData
 from mmfm.train.judging import final_test
 from tests.launch import on_ranks
 from tests.tiny_heads import COLOUR, accuracy, recipe
+from tests.tiny_runs import IN_PARTS
 from tests.train.judging.test_best import BEST
 
 
@@ -156,7 +157,8 @@ def test_two_ranks_with_partitioned_weights(synthetic: Path, tmp_path: Path) -> 
         (folder := tmp_path / str(ranks)).mkdir()
         train = {"max_steps": 30, "eval_every": 2, "save_every": 30, "zero_stage": 3, "patience": 1}
         path = recipe(folder, synthetic, train={**train, **BEST}, test=test_section(synthetic))
-        words = ["finetune", path, "data.sources.pictures.subset={per_label: 8, label: colour}"]
+        subset = "data.sources.pictures.subset={per_label: 8, label: colour}"
+        words = ["finetune", path, subset, IN_PARTS]
         if ranks == 1:
             assert cli.main(words) == 0
         else:
