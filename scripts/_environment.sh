@@ -19,6 +19,17 @@ prepare_environment() {
     export PATH=$VENV/bin:$PATH
 }
 
+# The cores there are, less where a container may use fewer of them.
+available_cores() {
+    local cores quota period
+    cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc) # nproc would say what these say
+    if read -r quota period 2>/dev/null </sys/fs/cgroup/cpu.max && [[ $quota != max ]]; then
+        quota=$(((quota + period - 1) / period))
+        cores=$((quota < cores ? quota : cores))
+    fi
+    echo "$cores"
+}
+
 _fail() {
     echo "scripts/${0##*/}: $*" >&2
     exit 2
