@@ -23,6 +23,7 @@ from torch import nn
 
 from mmfm import distributed
 from mmfm.config import ConfigError
+from mmfm.train.engine import reuse
 from mmfm.train.optim import OptimConfig, build_optimizer
 
 deepspeed_logger.setLevel(logging.WARNING)
@@ -31,6 +32,7 @@ deepspeed_logger.setLevel(logging.WARNING)
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 # It prints the memory in use at each of its steps, whatever the level of its log.
 deepspeed.runtime.bf16_optimizer.see_memory_usage = lambda message, force=False: None
+reuse.install()
 
 
 def start_process_group() -> None:
