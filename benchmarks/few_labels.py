@@ -34,7 +34,7 @@ from mmfm.train.recipe import merge
 
 RECIPE = ROOT / "benchmarks/few_labels.yaml"
 CACHE = Path.home() / ".cache/mmfm-benchmarks/few_labels"
-TUNED_AT, STEPS = 5, 120
+TUNED_AT, STEPS = 5, yaml.safe_load(RECIPE.read_text())["train"]["max_steps"]
 MAKING = threading.Lock()
 WAYS: dict[str, tuple[tuple[str, ...], tuple[float, ...]]] = {
     "probe": (("freeze=model",), (1e-2, 3e-2, 1e-1)),

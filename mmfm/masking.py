@@ -66,12 +66,13 @@ def mix_ints(*values: int) -> int:
 
 
 def seed_dropout(device: torch.device, seed: int) -> None:
-    """Seed the generators that modules on `device` draw from. `torch.manual_seed` would seed those
-    of every kind of accelerator, and takes a millisecond for the kinds that aren't there.
+    """Seed the generators of the CPU and, where `device` is a GPU, of all GPUs. `torch.manual_seed`
+    seeds those of every kind of accelerator, and takes a millisecond for the kinds that aren't
+    there.
     """
     torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed_all(seed)
 
 
 def draw_mask(maskable_BL: Tensor, ratio: float, seed_B: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,17 @@ def zygote(gpu: bool) -> subprocess.Popen[str]:
 def ask(server: subprocess.Popen[str], request: dict[str, Any]) -> list[int | None]:
     assert server.stdin is not None
     assert server.stdout is not None
-    server.stdin.write(json.dumps(request) + "\n")
-    server.stdin.flush()
-    answer = server.stdout.readline()
-    assert answer, "tests.zygote has ended; its standard error says why"
+    try:
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+    except BaseException:  # interrupted, or the server is gone: its answer is nobody's any more
+        zygote.cache_clear()
+        with suppress(BrokenPipeError):
+            server.stdin.close()
+        raise
+    if not answer:
+        zygote.cache_clear()
+        raise AssertionError("tests.zygote has ended; its standard error says why")
     codes: list[int | None] = json.loads(answer)
     return codes

@@ -17,8 +17,7 @@ from mmfm.types import Batch
 STREAMS = 8
 SLOTS = 4  # slots of each stream in a step
 GLOBAL_BATCH = STREAMS * SLOTS
-# Settings of DeepSpeed by which stage 3 cuts all weights. With its own distance it looks for the
-# next use of each weight in all of the step's rest, which would take most of a short run.
+# Settings of DeepSpeed by which stage 3 cuts all weights, and lets go of each after each use.
 IN_PARTS = {
     "zero_optimization": {
         "stage3_param_persistence_threshold": 0,

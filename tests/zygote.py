@@ -10,6 +10,10 @@ Each line of standard input is a request: JSON with the `module` to run as ``pyt
 each rank its `arguments`, `environment` and the file for its `output`, and a `timeout` in seconds.
 The answer is a line with the ranks' exit codes, null for one that was killed, because another had
 failed or the time was over.
+
+Forked ranks have one seed of string hashes, so they iterate over a set of strings alike, and what
+an import reads of the environment is that of the first request. Ranks of the launcher
+(`tests.launch.deepspeed`) have their own.
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ import importlib
 import json
 import os
 import runpy
+import select
 import signal
 import sys
 import time
@@ -35,6 +40,10 @@ IMPORTS = (
 
 
 def main() -> None:
+    # Who interrupts pytest ends this too, by closing its standard input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what an import prints is no answer
     for name in () if "bare" in sys.argv[1:] else IMPORTS:
         importlib.import_module(name)
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a process with threads can't fork"
@@ -45,11 +54,15 @@ def main() -> None:
             ranks.append(os.fork())
             if not ranks[-1]:
                 return become(request["module"], **rank)
-        print(json.dumps(codes_of(ranks, request["timeout"])), flush=True)
+        codes = codes_of(ranks, request["timeout"])
+        if codes is None:
+            return
+        print(json.dumps(codes), file=answers, flush=True)
 
 
 def become(module: str, arguments: list[str], environment: dict[str, str], output: str) -> None:
     """Run the module as if this process had been started for it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.clear()
     os.environ.update(environment)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -60,21 +73,25 @@ def become(module: str, arguments: list[str], environment: dict[str, str], outpu
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def codes_of(ranks: list[int], timeout: float) -> list[int | None]:
-    """Wait for all, or until one fails; then none is left."""
+def codes_of(ranks: list[int], timeout: float) -> list[int | None] | None:
+    """Wait for all, or until one fails; then none is left. None where nobody waits for it any more:
+    a request comes after the answer to the one before, so what can be read now is the end.
+    """
     deadline = time.monotonic() + timeout
     codes: dict[int, int | None] = {}
+    gone = False
     while len(codes) < len(ranks):
         for rank in ranks:
             if rank not in codes and (ended := os.waitpid(rank, os.WNOHANG))[0]:
                 codes[rank] = os.waitstatus_to_exitcode(ended[1])
-        if any(codes.values()) or time.monotonic() > deadline:
+        if gone or any(codes.values()) or time.monotonic() > deadline:
             for rank in (rank for rank in ranks if rank not in codes):
                 os.kill(rank, signal.SIGKILL)
                 os.waitpid(rank, 0)
                 codes[rank] = None
-        time.sleep(0.02)
-    return [codes[rank] for rank in ranks]
+        else:
+            gone = bool(select.select([0], [], [], 0.02)[0])
+    return None if gone else [codes[rank] for rank in ranks]
 
 
 if __name__ == "__main__":

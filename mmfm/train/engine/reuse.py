@@ -22,8 +22,8 @@ from deepspeed.utils.z3_leaf_module import z3_leaf_module
 from torch import nn
 
 _PRIVATE = "_PartitionedParameterCoordinator__"
-_SEARCH = f"{_PRIVATE}params_to_release"
-by_search = getattr(Coordinator, _SEARCH)
+SEARCH = f"{_PRIVATE}params_to_release"
+by_search = getattr(Coordinator, SEARCH)
 
 
 @dataclass
@@ -75,4 +75,4 @@ def by_lookup(coordinator: Any, module: nn.Module, place: int) -> set[int]:
 
 def install() -> None:
     """Have DeepSpeed look up what it would search; like it, once for each module and place."""
-    setattr(Coordinator, _SEARCH, functools.lru_cache(maxsize=None)(by_lookup))
+    setattr(Coordinator, SEARCH, functools.lru_cache(maxsize=None)(by_lookup))
