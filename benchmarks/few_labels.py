@@ -2,7 +2,7 @@
 
     scripts/quickstart
     python -m benchmarks.few_labels [--labels 1 5 20] [--seeds 0 1 2] [--only probe lora full]
-    python -m benchmarks.few_labels --labels 20 --steps 480 --only full encoders random
+    python -m benchmarks.few_labels --labels 20 --steps 480 --only full encoders
 
 Ways to learn from the same labelled pictures and names of five art styles: on top of the
 quickstart's pretraining the head only (`probe`), LoRA, or all weights (`full`); all weights from

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from mmfm.train.engine import reuse
@@ -16,7 +14,7 @@ SGD = OptimConfig(type="sgd", lr=0.01, weight_decay=0.0, grad_clip=0.0, schedule
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory) -> str:
-    return tiny.make_tokenizer(Path(tmp_path_factory.mktemp("reuse")) / "tokenizer")
+    return tiny.make_tokenizer(tmp_path_factory.mktemp("reuse") / "tokenizer")
 
 
 @pytest.mark.parametrize(("distance", "persistent"), [(0, 0), (3_000, 0), (20_000, 20), (10**9, 0)])
